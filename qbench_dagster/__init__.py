@@ -1,0 +1,1 @@
+"""TestRail test cases and their embeddings, brought into one PostgreSQL with pgvector."""

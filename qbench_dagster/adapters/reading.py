@@ -1,0 +1,59 @@
+"""What is read for people: search results, and how the database stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+
+from qbench_dagster.adapters.indexing import vector_text
+from qbench_dagster.adapters.postgres import Database, DatabaseError, fetch_dicts, fetch_value
+from qbench_dagster.adapters.sql import statement
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What results have to match; None matches everything, a list matches any of its values."""
+
+    priority: Sequence[str] | None = None
+    tags: Sequence[str] | None = None
+    platforms: Sequence[str] | None = None
+    test_type: Sequence[str] | None = None
+    folder: str | None = None
+    project: Sequence[int] | None = None
+
+
+def search(
+    database: Database, vector: NDArray[np.float32], k: int, filters: Filters, *, steps: bool = False
+) -> list[dict[str, Any]]:
+    """The k documents (or distinct steps) nearest to a query vector, as qbench_reader would see them.
+
+    Raises DatabaseError with what PostgreSQL says of a query it cannot answer.
+    """
+    name = "search_steps" if steps else "search_documents"
+    values = {name: list(v) if isinstance(v, Sequence) and not isinstance(v, str) else v
+              for name, v in asdict(filters).items()}  # fmt: skip
+    with database.connection("search") as connection:
+        try:
+            return fetch_dicts(connection, statement("read.sql", name), query=vector_text(vector), k=k, **values)
+        except (psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName):
+            raise DatabaseError("Nothing is published yet: run `qbench run --export PATH` first.") from None
+        except psycopg.DataError as error:
+            raise DatabaseError(str(error.diag.message_primary)) from None
+        except psycopg.errors.ObjectNotInPrerequisiteState as error:
+            raise DatabaseError(str(error.diag.message_primary)) from None
+
+
+def status(database: Database) -> dict[str, Any]:
+    """How the database stands: totals, rejects by reason, spaces with their indexes, size."""
+    with database.connection("status", long=True) as connection:
+        return {
+            **fetch_dicts(connection, statement("read.sql", "totals"))[0],
+            "rejects": fetch_dicts(connection, statement("read.sql", "rejects_by_reason")),
+            "spaces": fetch_dicts(connection, statement("read.sql", "spaces")),
+            "database_bytes": fetch_value(connection, statement("read.sql", "database_bytes")),
+        }

@@ -1,0 +1,66 @@
+"""`doc_embeddings` and `step_embeddings`: a vector for each distinct text that has none yet."""
+
+import dagster as dg
+
+from qbench_dagster.adapters.space import Kind, embed_missing, ensure_space
+from qbench_dagster.assets.normalized_testdocs import normalized_testdocs
+from qbench_dagster.assets.stage import PARTITIONED, Stage, check
+from qbench_dagster.resources import EmbedderResource, PostgresResource, Progress
+
+TEXTS = {
+    "doc": "the title and description of each test case",
+    "step": "the action and expected results of each step",
+}
+
+
+def build_embeddings(kind: Kind) -> dg.AssetsDefinition:
+    """The asset that embeds the texts of `kind`."""
+    name = f"{kind}_embeddings"
+
+    @dg.asset(
+        name=name,
+        **PARTITIONED,
+        deps=[normalized_testdocs],
+        group_name="embedding_space",
+        kinds={"python", "postgres"},
+        description=f"Vectors of {TEXTS[kind]}, keyed by the SHA-256 of the text: each distinct text is embedded "
+        "once, stored once and indexed once.",
+        check_specs=[
+            dg.AssetCheckSpec(
+                "every_text_has_a_vector",
+                asset=name,
+                blocking=True,
+                description="No text of the materialised partitions lacks its vector.",
+            )
+        ],
+    )
+    def embeddings(
+        context: dg.AssetExecutionContext,
+        postgres: PostgresResource,
+        embedder: EmbedderResource,
+        progress: dg.ResourceParam[Progress],
+    ) -> dg.MaterializeResult:
+        stage, wrong = Stage(context), {}
+        space, model = embedder.space, embedder.get()
+        ensure_space(postgres.database, space)
+        with progress.track(context, name, None) as advance:
+            for case_range in stage.ranges():
+                done = embed_missing(postgres.database, space, kind, case_range, model, advance)
+                if done.missing:
+                    wrong[case_range.key] = f"{done.missing} texts have no vector"
+                stage.done(case_range, done.texts, done.counts())
+        return stage.result(
+            [check("every_text_has_a_vector", wrong)],
+            per_second="texts_embedded",
+            metadata={
+                "dagster/table_name": f"{space.name}.{name}",
+                "model": model.model,
+                "dimensions": space.dimensions,
+            },
+        )
+
+    return embeddings
+
+
+doc_embeddings = build_embeddings("doc")
+step_embeddings = build_embeddings("step")

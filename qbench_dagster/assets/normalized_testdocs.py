@@ -1,0 +1,61 @@
+"""`normalized_testdocs`: each landed case as a TestDoc with its steps, or as a reject with a typed reason."""
+
+from collections import Counter
+
+import dagster as dg
+
+from qbench_dagster.adapters.staging import load_lookups, stage_cases, staged_counts
+from qbench_dagster.assets.sqlite_cases import sqlite_cases
+from qbench_dagster.assets.stage import PARTITIONED, Stage, check
+from qbench_dagster.resources import PostgresResource, Progress
+
+
+@dg.asset(
+    **PARTITIONED,
+    deps=[sqlite_cases],
+    group_name="source",
+    kinds={"python", "postgres"},
+    metadata={"dagster/table_name": "staging.test_documents"},
+    check_specs=[
+        dg.AssetCheckSpec(
+            "every_landed_case_is_staged_or_rejected",
+            asset="normalized_testdocs",
+            blocking=True,
+            description="Landed cases = TestDocs + rejects, in every partition.",
+        )
+    ],
+)
+def normalized_testdocs(
+    context: dg.AssetExecutionContext, postgres: PostgresResource, progress: dg.ResourceParam[Progress]
+) -> dg.MaterializeResult:
+    """TestDocs: the three step fields merged without losing a word, names looked up, references collected.
+
+    A case is normalised again when its row, the names it refers to, or the normaliser changed. Rejects are
+    replayed the same way.
+    """
+    stage, wrong = Stage(context), {}
+    reasons: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
+    lookups = load_lookups(postgres.database)
+    samples: list[tuple[int, str, str]] = []
+    with progress.track(context, "normalized_testdocs", None) as advance:
+        for case_range in stage.ranges():
+            staged = stage_cases(postgres.database, lookups, case_range, advance)
+            held = staged_counts(postgres.database, case_range)
+            if staged.landed != held["documents"] + held["rejects"]:
+                wrong[case_range.key] = (
+                    f"{staged.landed} landed, {held['documents']} staged, {held['rejects']} rejected"
+                )
+            stage.done(case_range, held["documents"], staged.counts())
+            reasons += staged.rejected
+            notes += staged.notes
+            samples += staged.reject_samples[: 5 - len(samples)]
+    return stage.result(
+        [check("every_landed_case_is_staged_or_rejected", wrong)],
+        per_second="normalized",
+        metadata={
+            "rejects_by_reason": dict(reasons),
+            "notes_by_field": dict(notes.most_common(20)),
+            "reject_samples": [{"case_id": case, "reason": why, "detail": what} for case, why, what in samples],
+        },
+    )

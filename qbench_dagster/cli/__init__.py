@@ -1,0 +1,5 @@
+"""`qbench`: the jobs of the graph, and reading what they made, from a terminal. No logic of its own."""
+
+from qbench_dagster.cli.app import app
+
+__all__ = ["app"]

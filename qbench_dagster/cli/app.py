@@ -1,0 +1,287 @@
+"""The commands of `qbench`: arguments in, adapters and jobs called, exit codes out.
+
+0: done. 1: it ran, and something failed or a check did. 2: it could not start (settings, files, database).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from qbench_dagster.settings import Settings, SettingsError, load_settings
+
+app = typer.Typer(
+    name="qbench",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="TestRail test cases and their embeddings, in one PostgreSQL with pgvector.\n\n"
+    "Start with `qbench sample demo.db --cases 2000`, then `qbench run --export demo.db`, "
+    'then `qbench search "user cannot log in"`. Settings come from the environment; see the README.',
+)
+out = Console()
+err = Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+ExportOption = Annotated[
+    Path | None,
+    typer.Option("--export", help="The TestRail SQLite export. Default: QBENCH_EXPORT.", show_default=False),
+]
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn what is wrong outside our code into one message and exit code 2."""
+    from qbench_dagster.adapters.embedded import EmbeddedServerError  # noqa: PLC0415
+    from qbench_dagster.adapters.postgres import DatabaseError  # noqa: PLC0415
+    from qbench_dagster.adapters.testrail_export import ExportError  # noqa: PLC0415
+
+    try:
+        yield
+    except (SettingsError, DatabaseError, EmbeddedServerError, ExportError) as error:
+        _fail(str(error))
+
+
+def _fail(message: str, code: int = 2) -> NoReturn:
+    err.print("[bold red]error:[/] ", end="")
+    err.print(message, markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+@app.command()
+def run(
+    export: ExportOption = None,
+    allow_deletes: Annotated[
+        bool, typer.Option(help="Let more cases disappear than QBENCH_MAX_DELETE_SHARE allows, this once.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring an export into PostgreSQL: plan partitions, materialise every asset, check, report."""
+    with clear_errors():
+        settings = load_settings(export=export)
+        if settings.export is None:
+            _fail("No export is set. Pass --export PATH, or set QBENCH_EXPORT.")
+        from qbench_dagster.adapters.testrail_export import TestRailExport  # noqa: PLC0415
+
+        TestRailExport(settings.export).__exit__(None, None, None)  # before anything is started for it
+        os.environ["QBENCH_EXPORT"] = str(settings.export.absolute())
+        from qbench_dagster.cli.run import execute  # noqa: PLC0415 (Dagster takes a second to import)
+        from qbench_dagster.cli.show import show_run  # noqa: PLC0415
+
+        with _instance(settings) as instance, TestRailExport(settings.export) as source:
+            summary = execute(settings, instance, source, err, allow_deletes=allow_deletes)
+    if as_json:
+        _print_json(summary.as_json())
+    else:
+        show_run(out, summary)
+    if summary.failures:
+        for failure in summary.failures:
+            err.print("[bold red]failed:[/] ", end="")
+            err.print(failure, markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """How the database stands: cases, rejects, spaces, indexes, size."""
+    with clear_errors(), _database() as (_, database):
+        from qbench_dagster.adapters.reading import status as read_status  # noqa: PLC0415
+        from qbench_dagster.cli.show import show_status  # noqa: PLC0415
+
+        found = {"database": database.shown_url, **read_status(database)}
+    if as_json:
+        _print_json(found)
+    else:
+        show_status(out, found)
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="What to look for, in plain words.")],
+    steps: Annotated[bool, typer.Option("--steps", help="Search steps instead of test cases.")] = False,
+    priority: Annotated[list[str] | None, typer.Option(help="Only this priority (repeat for more).")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="Only cases with this tag (repeat for any of several).")] = None,
+    platform: Annotated[list[str] | None, typer.Option(help="Only this platform (repeat for any of several).")] = None,
+    test_type: Annotated[list[str] | None, typer.Option(help="Only this type (repeat for more).")] = None,
+    folder: Annotated[str | None, typer.Option(help="Only below this folder: a prefix of its path.")] = None,
+    project: Annotated[list[int] | None, typer.Option(help="Only this project id (repeat for more).")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many results.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Find test cases, or steps, by what they say."""
+    if not query.strip():
+        _fail('The query is empty. Say what to look for, for instance: qbench search "cannot log in"')
+    with clear_errors(), _database() as (settings, database):
+        from qbench_dagster.adapters.reading import Filters  # noqa: PLC0415
+        from qbench_dagster.adapters.reading import search as find  # noqa: PLC0415
+        from qbench_dagster.cli.show import show_results  # noqa: PLC0415
+        from qbench_dagster.wiring import embedder  # noqa: PLC0415
+
+        filters = Filters(priority, tag, platform, test_type, folder, project)
+        results = find(database, embedder(settings).embed([query])[0], k, filters, steps=steps)
+    if as_json:
+        _print_json({"query": query, "results": results})
+    else:
+        show_results(out, results, steps=steps)
+
+
+@app.command()
+def parity(
+    force: Annotated[bool, typer.Option("--force", help="Evaluate again even if nothing was written since.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Evaluate the invariants now, and write the report. Exit code 1 if one does not hold."""
+    with clear_errors():
+        settings = load_settings()
+        from qbench_dagster.cli.run import evaluate_parity  # noqa: PLC0415
+        from qbench_dagster.cli.show import show_parity  # noqa: PLC0415
+
+        with _instance(settings) as instance:
+            summary, report = evaluate_parity(instance, err, force=force)
+    if report is None:
+        _fail("; ".join(summary.failures), 1)
+    if as_json:
+        _print_json({**report, "html": summary.report})
+    else:
+        show_parity(out, report, summary.report)
+    if not report["passed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def sample(
+    path: Annotated[Path, typer.Argument(metavar="OUT.db", help="File to write.")],
+    cases: Annotated[int, typer.Option(help="How many test cases.")] = 2000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 729,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a made-up TestRail export with the difficulties of a real one."""
+    from dataclasses import asdict  # noqa: PLC0415
+
+    from rich.progress import Progress  # noqa: PLC0415
+
+    from qbench_dagster.adapters.sample_writer import write_sample  # noqa: PLC0415
+
+    with Progress(console=err, transient=True) as progress:
+        task = progress.add_task("writing cases", total=cases)
+        try:
+            summary = write_sample(
+                path, cases, seed, lambda done, _: progress.update(task, completed=done), force=force
+            )
+        except (ValueError, OSError) as error:
+            _fail(str(error))
+    if as_json:
+        _print_json(asdict(summary))
+    else:
+        planted = sum(1 for count in summary.difficulties.values() if count)
+        out.print(
+            f"{path}: {summary.cases:,} cases, {planted} kinds of difficulty planted, {summary.bytes / 1e6:.1f} MB",
+            highlight=False,
+        )
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Port of the web server.")] = 3000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Loopback unless you put a proxy before it.")
+    ] = "127.0.0.1",
+    export: ExportOption = None,
+) -> None:
+    """Open the Dagster UI (web server and daemon) on the same data. Stop it with Ctrl-C."""
+    with clear_errors():
+        settings = load_settings(export=export)
+        if settings.export is not None:
+            os.environ["QBENCH_EXPORT"] = str(settings.export.absolute())
+        with _instance(settings) as instance:
+            if settings.export is not None and settings.export.exists():
+                from qbench_dagster.adapters.testrail_export import TestRailExport  # noqa: PLC0415
+                from qbench_dagster.partitions import register_ranges  # noqa: PLC0415
+
+                with TestRailExport(settings.export) as source:
+                    register_ranges(instance, source, settings.partition_cases)
+    command = [
+        sys.executable,
+        "-m",
+        "dagster",
+        "dev",
+        "-m",
+        "qbench_dagster.definitions",
+        "-p",
+        str(port),
+        "-h",
+        host,
+    ]
+    err.print(f"Dagster UI: http://{host}:{port} (Ctrl-C stops it)", highlight=False)
+    raise typer.Exit(subprocess.call(command))  # noqa: S603
+
+
+@app.command()
+def url(
+    dagster: Annotated[bool, typer.Option("--dagster", help="Dagster's own storage instead.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print the URL of the database, starting the embedded PostgreSQL if it is used: psql "$(qbench url)"."""
+    with clear_errors():
+        settings = load_settings()
+        from qbench_dagster.dagster_home import dagster_url  # noqa: PLC0415
+        from qbench_dagster.wiring import database_url  # noqa: PLC0415
+
+        found = dagster_url(settings) if dagster else database_url(settings)
+    if as_json:
+        _print_json({"url": found})
+    else:
+        sys.stdout.write(found + "\n")
+
+
+@app.command()
+def stop(as_json: Json = False) -> None:
+    """Stop the embedded PostgreSQL of QBENCH_HOME. The next command starts it again."""
+    with clear_errors():
+        settings = load_settings()
+        from qbench_dagster.adapters.embedded import stop_server  # noqa: PLC0415
+
+        stopped = stop_server(settings.home)
+    if as_json:
+        _print_json({"stopped": stopped})
+    else:
+        out.print(
+            "stopped" if stopped else f"no embedded PostgreSQL is running under {settings.home}",
+            highlight=False,
+        )
+
+
+@contextmanager
+def _database() -> Iterator[tuple[Settings, Any]]:
+    from qbench_dagster.adapters.postgres import Database  # noqa: PLC0415
+    from qbench_dagster.wiring import database_url  # noqa: PLC0415
+
+    settings = load_settings()
+    with Database(database_url(settings), statement_timeout_s=settings.statement_timeout_s) as database:
+        yield settings, database
+
+
+@contextmanager
+def _instance(settings: Settings) -> Iterator[Any]:
+    from qbench_dagster.dagster_home import prepare_dagster_home  # noqa: PLC0415
+
+    prepare_dagster_home(settings)
+    import dagster as dg  # noqa: PLC0415
+
+    with dg.DagsterInstance.get() as instance:
+        yield instance

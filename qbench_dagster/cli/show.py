@@ -1,0 +1,142 @@
+"""How results look in a terminal. Values in, tables out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from qbench_dagster.cli.run import RunSummary
+
+MIB = 2**20
+
+
+def show_run(console: Console, summary: RunSummary) -> None:
+    """A line for each stage, then what stands in the database."""
+    result = summary.as_json()
+    table = Table(title="What this run did", title_justify="left", show_edge=False, pad_edge=False)
+    table.add_column("stage")
+    for heading in ("seconds", "rows written", "rate", "what"):
+        table.add_column(heading, justify="left" if heading == "what" else "right")
+    for stage, counts in summary.stages.items():
+        rate = next(
+            (f"{value:,.0f} {name.removesuffix('_per_second').replace('_', ' ')}/s"
+             for name, value in counts.items() if name.endswith("_per_second") and value),
+            "",
+        )  # fmt: skip
+        table.add_row(
+            stage,
+            f"{counts['seconds']:.1f}",
+            f"{counts.get('rows_written', 0):,}",
+            rate,
+            _told(stage, counts),
+        )
+    console.print(table)
+    if "pg_tables" in summary.stages:
+        console.print(
+            f"\n{result['source_cases']:,} source cases = {result['published']:,} published + "
+            f"{result['rejected']:,} rejected; {result['steps']:,} steps; "
+            f"{result['texts_embedded']:,} texts embedded; {result['rows_written']:,} rows written; "
+            f"{result['wall_seconds']:.1f} s",
+            highlight=False,
+        )
+    if summary.report:
+        console.print(f"parity report: {summary.report}", highlight=False, soft_wrap=True)
+    if not summary.failures:
+        console.print("[bold green]every check passed[/]")
+
+
+def _told(stage: str, counts: Mapping[str, Any]) -> str:
+    wanted = {
+        "sqlite_cases": ("added", "changed", "removed", "unchanged", "rejected_rows"),
+        "normalized_testdocs": ("normalized", "rejected", "steps", "with_notes"),
+        "doc_embeddings": ("texts", "texts_embedded"),
+        "step_embeddings": ("texts", "texts_embedded"),
+        "pg_tables": ("published", "rejected", "removed"),
+        "hnsw_index": ("strategy", "index_bytes"),
+        "parity_report": (),
+    }[stage]
+    parts = [
+        f"{counts[name]:,} {name.replace('_', ' ')}" if isinstance(counts[name], int) else str(counts[name])
+        for name in wanted
+        if counts.get(name)
+    ]
+    if stage == "parity_report":
+        parts = ["evaluated" if counts.get("fresh") else "nothing was written since the last one, which stands"]
+    recall = [value for name, value in counts.items() if name.startswith("recall_")]
+    return ", ".join(parts + ([f"recall@10 {min(recall):.3f} or better"] if recall else []))
+
+
+def show_status(console: Console, found: Mapping[str, Any]) -> None:
+    """Totals, rejects and spaces."""
+    console.print(
+        f"[bold]{escape(str(found['database']))}[/]  {found['database_bytes'] / MIB:,.0f} MiB",
+        highlight=False,
+    )
+    console.print(
+        f"{found['source_cases']:,} source cases = {found['published']:,} published + {found['rejected']:,} rejected"
+        f" ({found['tombstones']:,} removed); {found['steps']:,} steps, {found['preconditions']:,} preconditions, "
+        f"{found['related_issues']:,} related issues; last published {found['last_published_at'] or 'never'}",
+        highlight=False,
+    )
+    if found["rejects"]:
+        table = Table("reason", "cases", "for instance", title="Rejects", title_justify="left", show_edge=False)
+        for row in found["rejects"]:
+            table.add_row(row["reason"], f"{row['cases']:,}", escape(row["example"]))
+        console.print(table)
+    for space in found["spaces"]:
+        console.print(
+            f"{space['name']}{' (active)' if space['active'] else ''}: {space['model']}, "
+            f"{space['dimensions']} dimensions, {space['strategy']}, ef_search {space['ef_search']}",
+            highlight=False,
+        )
+        for kind, index in sorted(space["indexes"].items()):
+            recall = index["recall"] or {}
+            console.print(
+                f"  {kind}: {index['rows']:,} vectors, {index['bytes'] / MIB:,.1f} MiB index, recall@10 "
+                f"{recall.get('stored')} stored / {recall.get('perturbed')} perturbed",
+                highlight=False,
+            )
+
+
+def show_results(console: Console, results: Sequence[Mapping[str, Any]], *, steps: bool) -> None:
+    """Search results, best first."""
+    if not results:
+        console.print("nothing matches")
+        return
+    for rank, row in enumerate(results, 1):
+        if steps:
+            head = " ".join(row["action"].split()) or "(no action)"
+            where = f"C{row['test_case_id']} step {row['step_index']}: {' '.join(row['title'].split())}"
+            if row["cases"] > 1:
+                where += f"  (+{row['cases'] - 1:,} more cases)"
+            detail = "; ".join(" ".join(text.split()) for text in row["expected"])
+        else:
+            head = " ".join(row["title"].split())
+            facts = [f"C{row['test_case_id']}", row["priority"], row["test_type"], row["folder_structure"]]
+            where = "  ".join(str(fact) for fact in facts if fact)
+            detail = ""
+        console.print(f"{rank:>3}. [bold]{row['similarity']:.3f}[/]  {escape(head[:160])}", highlight=False)
+        console.print(f"            [dim]{escape(where[:200])}[/]", highlight=False)
+        if detail:
+            console.print(f"            [dim]expected: {escape(detail[:200])}[/]", highlight=False)
+
+
+def show_parity(console: Console, report: Mapping[str, Any], page: str | None) -> None:
+    """The verdict and a line for each invariant."""
+    colour, verdict = ("green", "PASSED") if report["passed"] else ("red", "FAILED")
+    lines = []
+    for finding in report["findings"]:
+        mark = "[green]ok  [/]" if finding["passed"] else "[red]FAIL[/]"
+        lines.append(f"{mark} {escape(finding['title'])}: {escape(finding['summary'])}")
+        if not finding["passed"]:
+            shown = [", ".join(f"{k} {v}" for k, v in offender.items()) for offender in finding["offenders"][:5]]
+            lines += [f"       {escape(text)}" for text in shown]
+    console.print(Panel("\n".join(lines), title=f"[bold {colour}]{verdict}[/] {report['created_at']}", expand=False))
+    if page:
+        console.print(page, highlight=False, soft_wrap=True)

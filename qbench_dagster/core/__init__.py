@@ -1,0 +1,1 @@
+"""Pure logic: values in, values out. No Dagster, no driver, no environment, no clock, no files."""

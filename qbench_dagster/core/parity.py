@@ -1,0 +1,162 @@
+"""What a parity report says: findings, each with its numbers and its offenders, and the verdict. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+MAX_OFFENDERS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One invariant, evaluated over the whole database."""
+
+    name: str
+    """The healthy condition, e.g. `source_is_published_or_rejected`."""
+    title: str
+    passed: bool
+    summary: str
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    offenders: Sequence[Mapping[str, Any]] = ()
+    """Up to 100 things that break the invariant: case ids with what is wrong, text hashes, privileges."""
+    offender_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionRow:
+    """One partition in the report."""
+
+    key: str
+    source_cases: int
+    published: int
+    rejected: int
+    incomplete: int
+    steps: int
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every source case is published or rejected."""
+        return self.source_cases == self.published + self.rejected
+
+
+@dataclass(frozen=True, slots=True)
+class ParityReport:
+    """The whole report. `details` holds what is shown beside the findings: settings, sizes, versions, recall."""
+
+    created_at: str
+    space: str
+    findings: Sequence[Finding]
+    partitions: Sequence[PartitionRow]
+    rejects: Sequence[Mapping[str, Any]]
+    details: Mapping[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        """The verdict: every invariant holds."""
+        return all(finding.passed for finding in self.findings)
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as JSON values, verdict first."""
+        return {"passed": self.passed, **asdict(self)}
+
+
+def accounting(
+    partitions: Sequence[PartitionRow],
+    in_export: int | None,
+    unaccounted: Sequence[Mapping[str, Any]],
+    count: int,
+) -> Finding:
+    """Invariant 1. `in_export` is the row count of the export itself, None where it is not at hand."""
+    source = sum(row.source_cases for row in partitions)
+    published = sum(row.published for row in partitions)
+    rejected = sum(row.rejected for row in partitions)
+    stale = in_export is not None and in_export != source
+    passed = source == published + rejected and all(row.balanced for row in partitions) and not count and not stale
+    summary = f"{source:,} source cases = {published:,} published + {rejected:,} rejected"
+    if source != published + rejected:
+        summary = f"{source:,} source cases, but {published:,} published + {rejected:,} rejected"
+    if stale:
+        summary += f"; the export itself holds {in_export:,} rows: materialise sqlite_cases"
+    return Finding(
+        "source_is_published_or_rejected",
+        "Every source case is published or rejected",
+        passed,
+        summary,
+        {"source_cases": source, "published": published, "rejected": rejected, "rows_in_export": in_export},
+        unaccounted[:MAX_OFFENDERS],
+        count,
+    )
+
+
+def words_kept(checked: int, lost: Mapping[int, Sequence[str]]) -> Finding:
+    """Invariant 2. `lost` maps case ids to the words that are missing from their published rows."""
+    offenders = [{"case_id": case_id, "lost": list(words[:20])} for case_id, words in sorted(lost.items())]
+    return Finding(
+        "no_word_lost",
+        "No word of steps and preconditions is lost",
+        not lost,
+        f"{checked:,} cases compared word by word, {len(lost):,} with a lost word",
+        {"cases": checked, "cases_with_lost_words": len(lost)},
+        offenders[:MAX_OFFENDERS],
+        len(lost),
+    )
+
+
+def vectors_complete(
+    counts: Mapping[str, int], health: Mapping[str, Mapping[str, Any]], offenders: Sequence[Mapping[str, Any]]
+) -> Finding:
+    """Invariant 4. `counts` are rows lacking a vector and orphans; `health` is VectorHealth by kind."""
+    unsound = [
+        {"kind": kind, "text_hash": digest, "wrong": wrong}
+        for kind, found in health.items()
+        for wrong in ("zero", "not_finite", "wrong_norm")
+        for digest in found[wrong]
+    ]
+    bad = sum(counts.values())
+    vectors = sum(found["rows"] for found in health.values())
+    return Finding(
+        "vectors_complete_and_sound",
+        "Every published document and step has a sound vector",
+        not bad and not unsound,
+        f"{vectors:,} vectors examined, {len(unsound)} unsound; {bad:,} rows without a vector or their document",
+        {**counts, "vectors": vectors, "unsound_vectors": len(unsound)},
+        [*offenders, *unsound][:MAX_OFFENDERS],
+        bad + len(unsound),
+    )
+
+
+def recall_reached(measured: Mapping[str, Mapping[str, Any]], target: float) -> Finding:
+    """Invariant 7. `measured` is indexing.Measured by kind."""
+    shares = {
+        f"{kind}_{queries}": found[queries]
+        for kind, found in measured.items()
+        for queries in ("stored", "perturbed")
+        if found[queries] is not None
+    }
+    low = {name: share for name, share in shares.items() if share < target}
+    listed = ", ".join(f"{name} {share:.3f}" for name, share in shares.items()) or "no vectors to search"
+    return Finding(
+        "recall_reaches_target",
+        f"recall@10 of the index is at least {target}",
+        not low,
+        listed,
+        {**shares, "target": target},
+        [{"queries": name, "recall": share} for name, share in low.items()],
+        len(low),
+    )
+
+
+def least_privilege(excess: Sequence[Mapping[str, Any]], missing: Sequence[Mapping[str, Any]]) -> Finding:
+    """Invariant 9. `excess` are rights qbench_reader should not have, `missing` those it needs."""
+    offenders = [*excess, *missing]
+    return Finding(
+        "reader_has_least_privilege",
+        "qbench_reader reads qbench and nothing else",
+        not offenders,
+        f"{len(excess)} rights too many, {len(missing)} missing",
+        {"excess": len(excess), "missing": len(missing)},
+        offenders[:MAX_OFFENDERS],
+        len(offenders),
+    )

@@ -1,0 +1,74 @@
+-- The staging room: what landed cases normalise to.
+
+-- name: pending_cases
+-- A case is due when its row, the names it refers to, or the normaliser changed since it was staged.
+SELECT c.id, h.input_hash, c.raw
+FROM landing.cases c
+LEFT JOIN landing.sections s ON s.key = c.section_key
+LEFT JOIN landing.priorities p ON p.key = c.priority_key
+LEFT JOIN landing.case_types t ON t.key = c.type_key
+CROSS JOIN LATERAL (
+    SELECT sha256(c.content_hash || convert_to(concat_ws(E'\x1f', s.path, '', p.name, '', t.name), 'UTF8')) AS input_hash
+) h
+LEFT JOIN staging.test_documents d ON d.case_id = c.id
+LEFT JOIN staging.rejects r ON r.case_id = c.id
+WHERE c.id >= :'lower' AND c.id < :'upper' AND c.removed_at IS NULL
+  AND (coalesce(d.input_hash, r.input_hash) IS DISTINCT FROM h.input_hash
+       OR coalesce(d.recipe, r.recipe) <> :'recipe')
+ORDER BY c.id;
+
+-- name: landed_cases
+SELECT count(*) FROM landing.cases WHERE id >= :'lower' AND id < :'upper' AND removed_at IS NULL;
+
+-- name: staged_counts
+SELECT (SELECT count(*) FROM staging.test_documents WHERE case_id >= :'lower' AND case_id < :'upper') AS documents,
+       (SELECT count(*) FROM staging.rejects WHERE case_id >= :'lower' AND case_id < :'upper') AS rejects;
+
+-- name: sections
+SELECT key, name, raw ->> 'parent_id' AS parent_key FROM landing.sections;
+
+-- name: priorities
+SELECT key, name FROM landing.priorities;
+
+-- name: case_types
+SELECT key, name FROM landing.case_types;
+
+-- name: delete_staged
+WITH steps AS (
+    DELETE FROM staging.test_steps WHERE case_id = ANY (:'ids')
+), rejects AS (
+    DELETE FROM staging.rejects WHERE case_id = ANY (:'ids')
+)
+DELETE FROM staging.test_documents WHERE case_id = ANY (:'ids');
+
+-- name: delete_removed
+WITH gone AS (
+    SELECT id FROM landing.cases WHERE id >= :'lower' AND id < :'upper' AND removed_at IS NOT NULL
+), steps AS (
+    DELETE FROM staging.test_steps WHERE case_id IN (SELECT id FROM gone) RETURNING 1
+), rejects AS (
+    DELETE FROM staging.rejects WHERE case_id IN (SELECT id FROM gone) RETURNING 1
+), documents AS (
+    DELETE FROM staging.test_documents WHERE case_id IN (SELECT id FROM gone) RETURNING 1
+)
+SELECT (SELECT count(*) FROM steps) + (SELECT count(*) FROM rejects) + (SELECT count(*) FROM documents);
+
+-- name: copy_documents
+COPY staging.test_documents (
+    case_id, input_hash, recipe, doc_hash, text_hash, uid, jira_key, title, description, summary, test_type,
+    priority, platforms, tags, folder_structure, suite_id, section_id, project_id, source, is_automated, refs,
+    custom_fields, source_created_at, source_updated_at, preconditions, issue_keys, issue_types, notes
+) FROM STDIN (FORMAT BINARY);
+
+-- name: copy_steps
+COPY staging.test_steps (case_id, step_index, action, expected, data, text_hash) FROM STDIN (FORMAT BINARY);
+
+-- name: copy_rejects
+COPY staging.rejects (case_id, input_hash, recipe, reason, detail) FROM STDIN (FORMAT BINARY);
+
+-- name: reject_counts
+SELECT reason, count(*) FROM (
+    SELECT reason FROM staging.rejects
+    UNION ALL
+    SELECT reason FROM landing.rejected_rows
+) r GROUP BY reason ORDER BY reason;

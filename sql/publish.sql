@@ -1,0 +1,107 @@
+-- The store room: complete cases of staging, set-based, one transaction a partition.
+
+-- name: delete_gone
+-- Cases that staging no longer holds: removed from the source, or rejected since. Steps go with them.
+DELETE FROM store.test_documents t
+WHERE t.test_case_id >= :'lower' AND t.test_case_id < :'upper'
+  AND NOT EXISTS (SELECT FROM staging.test_documents s WHERE s.case_id = t.test_case_id);
+
+-- name: create_due
+CREATE TEMPORARY TABLE due (case_id bigint PRIMARY KEY) ON COMMIT DROP;
+
+-- name: select_due
+-- Changed since it was published, and complete: the document and every step have their vector.
+INSERT INTO pg_temp.due (case_id)
+SELECT s.case_id
+FROM staging.test_documents s
+LEFT JOIN store.test_documents t ON t.test_case_id = s.case_id
+WHERE s.case_id >= :'lower' AND s.case_id < :'upper'
+  AND t.doc_hash IS DISTINCT FROM s.doc_hash
+  AND EXISTS (SELECT FROM :"space".doc_embeddings e WHERE e.text_hash = s.text_hash)
+  AND NOT EXISTS (
+      SELECT FROM staging.test_steps p
+      WHERE p.case_id = s.case_id
+        AND NOT EXISTS (SELECT FROM :"space".step_embeddings e WHERE e.text_hash = p.text_hash));
+
+-- name: analyze_due
+ANALYZE pg_temp.due;
+
+-- name: upsert_documents
+INSERT INTO store.test_documents AS t (
+    test_case_id, doc_hash, text_hash, uid, jira_key, title, description, summary, test_type, priority, platforms,
+    tags, folder_structure, suite_id, section_id, project_id, source, is_automated, refs, custom_fields,
+    source_created_at, source_updated_at)
+SELECT case_id, doc_hash, text_hash, uid, jira_key, title, description, summary, test_type, priority, platforms,
+    tags, folder_structure, suite_id, section_id, project_id, source, is_automated, refs, custom_fields,
+    source_created_at, source_updated_at
+FROM staging.test_documents s JOIN pg_temp.due USING (case_id)
+ORDER BY case_id
+ON CONFLICT (test_case_id) DO UPDATE SET
+    doc_hash = excluded.doc_hash, text_hash = excluded.text_hash, uid = excluded.uid,
+    jira_key = excluded.jira_key, title = excluded.title, description = excluded.description,
+    summary = excluded.summary, test_type = excluded.test_type, priority = excluded.priority,
+    platforms = excluded.platforms, tags = excluded.tags, folder_structure = excluded.folder_structure,
+    suite_id = excluded.suite_id, section_id = excluded.section_id, project_id = excluded.project_id,
+    source = excluded.source, is_automated = excluded.is_automated, refs = excluded.refs,
+    custom_fields = excluded.custom_fields, source_created_at = excluded.source_created_at,
+    source_updated_at = excluded.source_updated_at, updated_at = now();
+
+-- name: delete_steps
+DELETE FROM store.test_steps WHERE test_case_id IN (SELECT case_id FROM pg_temp.due);
+
+-- name: delete_preconditions
+DELETE FROM store.test_preconditions WHERE test_case_id IN (SELECT case_id FROM pg_temp.due);
+
+-- name: delete_related_issues
+DELETE FROM store.test_related_issues WHERE test_case_id IN (SELECT case_id FROM pg_temp.due);
+
+-- name: insert_steps
+INSERT INTO store.test_steps (test_case_id, step_index, action, expected, data, text_hash)
+SELECT s.case_id, s.step_index, s.action, s.expected, s.data, s.text_hash
+FROM staging.test_steps s JOIN pg_temp.due USING (case_id)
+ORDER BY s.case_id, s.step_index;
+
+-- name: insert_preconditions
+INSERT INTO store.test_preconditions (test_case_id, order_index, condition)
+SELECT s.case_id, p.ordinality - 1, p.condition
+FROM staging.test_documents s JOIN pg_temp.due USING (case_id)
+CROSS JOIN LATERAL unnest(s.preconditions) WITH ORDINALITY AS p (condition, ordinality)
+ORDER BY s.case_id, p.ordinality;
+
+-- name: insert_related_issues
+INSERT INTO store.test_related_issues (test_case_id, order_index, issue_key, issue_type)
+SELECT s.case_id, i.ordinality - 1, i.key, i.type
+FROM staging.test_documents s JOIN pg_temp.due USING (case_id)
+CROSS JOIN LATERAL unnest(s.issue_keys, s.issue_types) WITH ORDINALITY AS i (key, type, ordinality)
+ORDER BY s.case_id, i.ordinality;
+
+-- name: partition_counts
+SELECT
+    (SELECT count(*) FROM landing.cases
+     WHERE id >= :'lower' AND id < :'upper' AND removed_at IS NULL)
+    + (SELECT count(*) FROM landing.rejected_rows
+       WHERE CASE WHEN case_id IS NULL THEN :'with_idless' ELSE case_id >= :'lower' AND case_id < :'upper' END)
+        AS source_cases,
+    (SELECT count(*) FROM store.test_documents WHERE test_case_id >= :'lower' AND test_case_id < :'upper') AS published,
+    (SELECT count(*) FROM staging.rejects WHERE case_id >= :'lower' AND case_id < :'upper')
+    + (SELECT count(*) FROM landing.rejected_rows
+       WHERE CASE WHEN case_id IS NULL THEN :'with_idless' ELSE case_id >= :'lower' AND case_id < :'upper' END)
+        AS rejected,
+    (SELECT count(*) FROM store.test_steps WHERE test_case_id >= :'lower' AND test_case_id < :'upper') AS steps,
+    (SELECT count(*)
+     FROM staging.test_documents s LEFT JOIN store.test_documents t ON t.test_case_id = s.case_id
+     WHERE s.case_id >= :'lower' AND s.case_id < :'upper' AND t.doc_hash IS DISTINCT FROM s.doc_hash) AS incomplete;
+
+-- name: incomplete_cases
+SELECT s.case_id
+FROM staging.test_documents s LEFT JOIN store.test_documents t ON t.test_case_id = s.case_id
+WHERE s.case_id >= :'lower' AND s.case_id < :'upper' AND t.doc_hash IS DISTINCT FROM s.doc_hash
+ORDER BY s.case_id LIMIT 10;
+
+-- name: analyze_documents
+ANALYZE store.test_documents, store.test_steps, store.test_preconditions, store.test_related_issues;
+
+-- name: column_types
+SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
+WHERE attrelid = to_regclass(:'relation') AND attnum > 0 AND NOT attisdropped
+ORDER BY attnum;
