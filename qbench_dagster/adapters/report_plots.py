@@ -24,7 +24,7 @@ MAX_RELATIONS = 9
 _LABELLED_BARS = 30
 """More bars than this are too narrow to carry a figure."""
 _SPACED_BARS = 60
-"""More than these would make a moiré of gaps."""
+"""More bars than this are drawn as one shape: their gaps would flicker."""
 _WIDTH = 4.4
 """Inches. A phone shows this at about its own size, so its text stays readable."""
 
@@ -118,10 +118,14 @@ def _partitions(rows: Sequence[Mapping[str, Any]]) -> Markup:
     lost = _lost(rows)
     layers = [[row["published"] for row in rows], [row["rejected"] for row in rows], lost]
     tops = [0.0] * len(rows)
-    width = 0.8 if len(rows) <= _SPACED_BARS else 1.0
     for heights, hue in zip(layers, _HUES, strict=True):
-        axes.bar(range(len(rows)), heights, width, tops, color=hue, linewidth=0, antialiased=width < 1)
-        tops = [below + height for below, height in zip(tops, heights, strict=True)]
+        below = tops
+        tops = [low + height for low, height in zip(below, heights, strict=True)]
+        if len(rows) <= _SPACED_BARS:
+            axes.bar(range(len(rows)), heights, 0.8, below, color=hue, linewidth=0)
+        else:
+            edges = [at - 0.5 for at in range(len(rows) + 1)]
+            axes.stairs(tops, edges, baseline=below, fill=True, color=hue, linewidth=0)
     top = max(tops)
     if len(rows) <= _LABELLED_BARS:
         for at, row in enumerate(rows):

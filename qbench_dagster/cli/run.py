@@ -167,7 +167,8 @@ def _execute(
     )
     summary.run_ids.append(result.run_id)
     for event in result.get_asset_materialization_events():
-        values: dict[str, Any] = {name: value.value for name, value in event.materialization.metadata.items()}
+        metadata = event.materialization.metadata
+        values: dict[str, Any] = {name: v.value for name, v in metadata.items() if not name.startswith("dagster/")}
         summary.stages[event.materialization.asset_key.to_user_string()] = {**values, **values.pop(RUN_TOTALS, {})}
     report = summary.stages.get("parity_report", {}).get("report")
     summary.report = str(report) if report else summary.report

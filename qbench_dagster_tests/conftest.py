@@ -1,0 +1,61 @@
+"""A real PostgreSQL for the tests: one embedded server a session, a fresh database a test."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+
+from qbench_dagster.adapters.embedded import start_server, stop_server
+from qbench_dagster.adapters.postgres import Database
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The developer's own environment decides nothing in a test."""
+    for name in list(os.environ):
+        if name.startswith(("QBENCH_", "DAGSTER_")) or name == "DATABASE_URL":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def server_home() -> Iterator[Path]:
+    """QBENCH_HOME of the session's embedded server. Short, for the limit of socket paths."""
+    home = Path(tempfile.mkdtemp(prefix="qbt"))
+    home.chmod(0o755)  # the server runs as another user when we are root
+    yield home
+    stop_server(home)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def server_url(server_home: Path) -> str:
+    """URL of the server's `postgres` database."""
+    return start_server(server_home, memory_mb=1024)
+
+
+@pytest.fixture
+def fresh_url(server_url: str) -> Iterator[str]:
+    """URL of an empty database that is dropped after the test."""
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[arg-type]
+    yield urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def database(fresh_url: str) -> Iterator[Database]:
+    """An open, migrated database."""
+    with Database(fresh_url) as opened:
+        yield opened
