@@ -13,6 +13,20 @@ FROM store.spaces WHERE name = :'name';
 SELECT name, model, dimensions, vector_type, recipe, strategy, ef_search
 FROM store.spaces WHERE active;
 
+-- name: due_docs
+SELECT r.key, count(d.case_id) AS rows, count(*) FILTER (WHERE d.case_id IS NOT NULL AND e.text_hash IS NULL) AS missing
+FROM unnest(:'keys'::text[], :'lowers'::bigint[], :'uppers'::bigint[]) AS r (key, lower, upper)
+LEFT JOIN staging.test_documents d ON d.case_id >= r.lower AND d.case_id < r.upper
+LEFT JOIN :"space".doc_embeddings e ON e.text_hash = d.text_hash
+GROUP BY r.key;
+
+-- name: due_steps
+SELECT r.key, count(s.case_id) AS rows, count(*) FILTER (WHERE s.case_id IS NOT NULL AND e.text_hash IS NULL) AS missing
+FROM unnest(:'keys'::text[], :'lowers'::bigint[], :'uppers'::bigint[]) AS r (key, lower, upper)
+LEFT JOIN staging.test_steps s ON s.case_id >= r.lower AND s.case_id < r.upper
+LEFT JOIN :"space".step_embeddings e ON e.text_hash = s.text_hash
+GROUP BY r.key;
+
 -- name: missing_docs
 SELECT DISTINCT ON (d.text_hash) d.text_hash, d.title, d.description
 FROM staging.test_documents d
@@ -26,16 +40,6 @@ FROM staging.test_steps s
 WHERE s.case_id >= :'lower' AND s.case_id < :'upper'
   AND NOT EXISTS (SELECT FROM :"space".step_embeddings e WHERE e.text_hash = s.text_hash)
 ORDER BY s.text_hash;
-
--- name: count_missing_docs
-SELECT count(DISTINCT d.text_hash) FROM staging.test_documents d
-WHERE d.case_id >= :'lower' AND d.case_id < :'upper'
-  AND NOT EXISTS (SELECT FROM :"space".doc_embeddings e WHERE e.text_hash = d.text_hash);
-
--- name: count_missing_steps
-SELECT count(DISTINCT s.text_hash) FROM staging.test_steps s
-WHERE s.case_id >= :'lower' AND s.case_id < :'upper'
-  AND NOT EXISTS (SELECT FROM :"space".step_embeddings e WHERE e.text_hash = s.text_hash);
 
 -- name: wanted_docs
 SELECT count(*) AS rows, count(DISTINCT text_hash) AS texts

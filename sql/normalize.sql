@@ -20,9 +20,30 @@ ORDER BY c.id;
 -- name: landed_cases
 SELECT count(*) FROM landing.cases WHERE id >= :'lower' AND id < :'upper' AND removed_at IS NULL;
 
+-- name: due_ranges
+-- The same question for many ranges at once, and whether something that is gone is still staged.
+SELECT r.key FROM unnest(:'keys'::text[], :'lowers'::bigint[], :'uppers'::bigint[]) AS r (key, lower, upper)
+WHERE EXISTS (
+    SELECT FROM landing.cases c
+    LEFT JOIN landing.sections s ON s.key = c.section_key
+    LEFT JOIN landing.priorities p ON p.key = c.priority_key
+    LEFT JOIN landing.case_types t ON t.key = c.type_key
+    LEFT JOIN staging.test_documents d ON d.case_id = c.id
+    LEFT JOIN staging.rejects j ON j.case_id = c.id
+    WHERE c.id >= r.lower AND c.id < r.upper
+      AND CASE WHEN c.removed_at IS NULL
+          THEN coalesce(d.input_hash, j.input_hash) IS DISTINCT FROM
+               sha256(c.content_hash || convert_to(concat_ws(E'\x1f', s.path, '', p.name, '', t.name), 'UTF8'))
+               OR coalesce(d.recipe, j.recipe) <> :'recipe'
+          ELSE d.case_id IS NOT NULL OR j.case_id IS NOT NULL END);
+
 -- name: staged_counts
-SELECT (SELECT count(*) FROM staging.test_documents WHERE case_id >= :'lower' AND case_id < :'upper') AS documents,
-       (SELECT count(*) FROM staging.rejects WHERE case_id >= :'lower' AND case_id < :'upper') AS rejects;
+SELECT r.key,
+       (SELECT count(*) FROM landing.cases
+        WHERE id >= r.lower AND id < r.upper AND removed_at IS NULL) AS landed,
+       (SELECT count(*) FROM staging.test_documents WHERE case_id >= r.lower AND case_id < r.upper) AS documents,
+       (SELECT count(*) FROM staging.rejects WHERE case_id >= r.lower AND case_id < r.upper) AS rejects
+FROM unnest(:'keys'::text[], :'lowers'::bigint[], :'uppers'::bigint[]) AS r (key, lower, upper);
 
 -- name: sections
 SELECT key, name, raw ->> 'parent_id' AS parent_key FROM landing.sections;

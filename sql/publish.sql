@@ -75,22 +75,40 @@ FROM staging.test_documents s JOIN pg_temp.due USING (case_id)
 CROSS JOIN LATERAL unnest(s.issue_keys, s.issue_types) WITH ORDINALITY AS i (key, type, ordinality)
 ORDER BY s.case_id, i.ordinality;
 
+-- name: due_ranges
+-- Ranges with a case to publish, complete or not, or to take away.
+SELECT r.key FROM unnest(:'keys'::text[], :'lowers'::bigint[], :'uppers'::bigint[]) AS r (key, lower, upper)
+WHERE EXISTS (
+    SELECT FROM staging.test_documents s LEFT JOIN store.test_documents t ON t.test_case_id = s.case_id
+    WHERE s.case_id >= r.lower AND s.case_id < r.upper AND t.doc_hash IS DISTINCT FROM s.doc_hash)
+OR EXISTS (
+    SELECT FROM store.test_documents t LEFT JOIN staging.test_documents s ON s.case_id = t.test_case_id
+    WHERE t.test_case_id >= r.lower AND t.test_case_id < r.upper AND s.case_id IS NULL);
+
 -- name: partition_counts
-SELECT
-    (SELECT count(*) FROM landing.cases
-     WHERE id >= :'lower' AND id < :'upper' AND removed_at IS NULL)
-    + (SELECT count(*) FROM landing.rejected_rows
-       WHERE CASE WHEN case_id IS NULL THEN :'with_idless' ELSE case_id >= :'lower' AND case_id < :'upper' END)
-        AS source_cases,
-    (SELECT count(*) FROM store.test_documents WHERE test_case_id >= :'lower' AND test_case_id < :'upper') AS published,
-    (SELECT count(*) FROM staging.rejects WHERE case_id >= :'lower' AND case_id < :'upper')
-    + (SELECT count(*) FROM landing.rejected_rows
-       WHERE CASE WHEN case_id IS NULL THEN :'with_idless' ELSE case_id >= :'lower' AND case_id < :'upper' END)
-        AS rejected,
-    (SELECT count(*) FROM store.test_steps WHERE test_case_id >= :'lower' AND test_case_id < :'upper') AS steps,
-    (SELECT count(*)
-     FROM staging.test_documents s LEFT JOIN store.test_documents t ON t.test_case_id = s.case_id
-     WHERE s.case_id >= :'lower' AND s.case_id < :'upper' AND t.doc_hash IS DISTINCT FROM s.doc_hash) AS incomplete;
+SELECT r.key, c.landed + j.kept_aside AS source_cases, d.published, x.rejected + j.kept_aside AS rejected,
+       i.incomplete, p.steps
+FROM unnest(:'keys'::text[], :'lowers'::bigint[], :'uppers'::bigint[]) AS r (key, lower, upper)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS landed FROM landing.cases
+    WHERE id >= r.lower AND id < r.upper AND removed_at IS NULL) c
+CROSS JOIN LATERAL (
+    -- Rows without a usable id are accounted for in the first range, the one that begins at 1.
+    SELECT count(*) AS kept_aside FROM landing.rejected_rows
+    WHERE CASE WHEN case_id IS NULL THEN r.lower = 1 ELSE case_id >= r.lower AND case_id < r.upper END) j
+CROSS JOIN LATERAL (
+    SELECT count(*) AS published FROM store.test_documents
+    WHERE test_case_id >= r.lower AND test_case_id < r.upper) d
+CROSS JOIN LATERAL (
+    SELECT count(*) AS rejected FROM staging.rejects WHERE case_id >= r.lower AND case_id < r.upper) x
+CROSS JOIN LATERAL (
+    SELECT count(*) AS steps FROM store.test_steps
+    WHERE test_case_id >= r.lower AND test_case_id < r.upper) p
+CROSS JOIN LATERAL (
+    SELECT count(*) AS incomplete
+    FROM staging.test_documents s LEFT JOIN store.test_documents t ON t.test_case_id = s.case_id
+    WHERE s.case_id >= r.lower AND s.case_id < r.upper AND t.doc_hash IS DISTINCT FROM s.doc_hash) i
+ORDER BY r.lower;
 
 -- name: incomplete_cases
 SELECT s.case_id

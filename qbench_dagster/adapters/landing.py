@@ -39,7 +39,7 @@ class Landed:
 
     def counts(self) -> dict[str, int]:
         """The counts a person wants to see."""
-        return {name: count for name, count in asdict(self).items() if name != "held"}
+        return asdict(self)
 
 
 def land_lookups(

@@ -15,6 +15,7 @@ from psycopg.types.json import Jsonb
 
 from qbench_dagster.adapters.indexing import IndexSettings, Measured, measure, write_counters
 from qbench_dagster.adapters.postgres import Connection, Database, fetch_dicts, fetch_value
+from qbench_dagster.adapters.publishing import counts_of
 from qbench_dagster.adapters.space import KINDS, Space
 from qbench_dagster.adapters.sql import statement
 from qbench_dagster.adapters.testrail_export import json_text
@@ -135,7 +136,7 @@ def check_privileges(database: Database) -> parity.Finding:
 def _accounting(
     connection: Connection, ranges: Sequence[CaseRange], rows_in_export: int | None
 ) -> tuple[list[PartitionRow], parity.Finding]:
-    partitions = [_partition(connection, case_range) for case_range in ranges]
+    partitions = list(counts_of(connection, ranges).values())
     unaccounted = fetch_dicts(connection, statement("parity.sql", "unaccounted_cases"))
     return partitions, parity.accounting(partitions, rows_in_export, unaccounted, len(unaccounted))
 
@@ -161,17 +162,6 @@ def _privileges(connection: Connection, database: Database) -> parity.Finding:
 def _as_json(finding: parity.Finding) -> dict[str, Any]:
     values = asdict(finding)
     return {**values, "offenders": list(values["offenders"])}
-
-
-def _partition(connection: Connection, case_range: CaseRange) -> PartitionRow:
-    counts = fetch_dicts(
-        connection,
-        statement("publish.sql", "partition_counts"),
-        lower=case_range.lower,
-        upper=case_range.upper,
-        with_idless=case_range.is_first,
-    )[0]
-    return PartitionRow(case_range.key, **counts)
 
 
 def _words(connection: Connection, progress: Callable[[int], None]) -> tuple[int, dict[int, list[str]]]:

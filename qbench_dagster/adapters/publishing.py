@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import psycopg
 
-from qbench_dagster.adapters.postgres import Database, DatabaseError, fetch_dicts
+from qbench_dagster.adapters.postgres import Connection, Database, DatabaseError, fetch_dicts
 from qbench_dagster.adapters.space import Space
 from qbench_dagster.adapters.sql import read_file, script, statement
-from qbench_dagster.core.ranges import CaseRange
+from qbench_dagster.core.parity import PartitionRow
+from qbench_dagster.core.ranges import CaseRange, columns_of
 
 FACE = ("face.sql", "search.sql", "reader.sql")
 
 
 @dataclass(slots=True)
 class Published:
-    """What publishing one partition did, and what it holds afterwards. Counts of cases but for the last two."""
+    """What publishing one partition did (cases `written` and `removed`), and what it holds afterwards."""
 
     written: int = 0
     removed: int = 0
@@ -25,24 +27,8 @@ class Published:
     published: int = 0
     rejected: int = 0
     incomplete: int = 0
-    incomplete_samples: list[int] = field(default_factory=list)
     steps: int = 0
     rows_written: int = 0
-
-    def counts(self) -> dict[str, int]:
-        """The counts a person wants to see."""
-        return {name: count for name, count in asdict(self).items() if isinstance(count, int)}
-
-    def shortfall(self) -> str:
-        """What does not add up, for a person."""
-        told = f"{self.source_cases} source cases, {self.published} published, {self.rejected} rejected"
-        if self.incomplete:
-            told += (
-                f"; {self.incomplete} cases are not published as they are now, because they or a step of theirs has "
-                f"no vector (for instance {', '.join(map(str, self.incomplete_samples[:5]))}): materialise "
-                "doc_embeddings and step_embeddings"
-            )
-        return told
 
 
 def publish_cases(database: Database, space: Space, case_range: CaseRange) -> Published:
@@ -66,18 +52,36 @@ def publish_cases(database: Database, space: Space, case_range: CaseRange) -> Pu
             for child in ("steps", "preconditions", "related_issues"):
                 rows(f"delete_{child}")
                 result.rows_written += rows(f"insert_{child}")
-        counts = fetch_dicts(
-            connection,
-            statement("publish.sql", "partition_counts"),
-            with_idless=case_range.is_first,
-            **bounds,
-        )[0]
-        for name, count in counts.items():
+        held = counts_of(connection, [case_range])[case_range.key]
+    for name, count in asdict(held).items():
+        if name != "key":
             setattr(result, name, count)
-        if result.incomplete:
-            found = connection.execute(statement("publish.sql", "incomplete_cases"), bounds).fetchall()
-            result.incomplete_samples = [case_id for (case_id,) in found]
     return result
+
+
+def ranges_due(database: Database, ranges: Sequence[CaseRange]) -> set[str]:
+    """Keys of the ranges that have something to publish or to take away: one question about all of them."""
+    with database.connection("find ranges due", long=True) as connection:
+        return {key for (key,) in connection.execute(statement("publish.sql", "due_ranges"), columns_of(ranges))}
+
+
+def partition_counts(database: Database, ranges: Sequence[CaseRange]) -> dict[str, PartitionRow]:
+    """By key: what the source has and what is published and rejected of it."""
+    with database.connection("count partitions", long=True) as connection:
+        return counts_of(connection, ranges)
+
+
+def incomplete_cases(database: Database, case_range: CaseRange) -> list[int]:
+    """Up to ten cases of the range that are not published as they are now."""
+    bounds = {"lower": case_range.lower, "upper": case_range.upper}
+    with database.connection("find incomplete cases") as connection:
+        return [case_id for (case_id,) in connection.execute(statement("publish.sql", "incomplete_cases"), bounds)]
+
+
+def counts_of(connection: Connection, ranges: Sequence[CaseRange]) -> dict[str, PartitionRow]:
+    """The same, inside the caller's transaction."""
+    counted = fetch_dicts(connection, statement("publish.sql", "partition_counts"), **columns_of(ranges))
+    return {row["key"]: PartitionRow(**row) for row in counted}
 
 
 def analyze_store(database: Database) -> None:

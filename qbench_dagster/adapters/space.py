@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qbench_dagster.adapters.embedders import Embedder
-from qbench_dagster.adapters.postgres import Connection, Database, DatabaseError, fetch_dicts, fetch_value
+from qbench_dagster.adapters.postgres import Connection, Database, DatabaseError, fetch_dicts
 from qbench_dagster.adapters.sql import script, statement
 from qbench_dagster.core.model import TEXT_RECIPE
 from qbench_dagster.core.pgcopy import HEADER, TRAILER, embedding_rows
-from qbench_dagster.core.ranges import CaseRange
+from qbench_dagster.core.ranges import CaseRange, columns_of
 from qbench_dagster.core.texts import doc_text, step_text, text_hash
 
 Kind = Literal["doc", "step"]
@@ -44,8 +44,6 @@ class Embedded:
     texts: int = 0
     embedded: int = 0
     characters: int = 0
-    missing: int = 0
-    """Distinct texts that still have no vector afterwards."""
 
     def counts(self) -> dict[str, int]:
         """The counts a person wants to see."""
@@ -86,6 +84,16 @@ def ensure_space(database: Database, space: Space) -> None:
         )
 
 
+def rows_lacking_vectors(
+    database: Database, space: Space, kind: Kind, ranges: Sequence[CaseRange]
+) -> dict[str, dict[str, int]]:
+    """By key: `rows` (documents or steps) staged, and how many of them have a text without vector (`missing`)."""
+    with database.connection(f"find {kind} texts due", long=True) as connection:
+        query = statement("embed.sql", f"due_{kind}s", space=space.name)
+        counted = fetch_dicts(connection, query, **columns_of(ranges))
+    return {row.pop("key"): row for row in counted}
+
+
 def embed_missing(
     database: Database,
     space: Space,
@@ -124,10 +132,6 @@ def embed_missing(
                 progress(len(texts))
         if pending is not None:
             pending.result()
-        if done.embedded:
-            done.missing = fetch_value(
-                writing, statement("embed.sql", f"count_missing_{kind}s", space=space.name), **bounds
-            )
     return done
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from qbench_dagster.adapters.postgres import Connection, Database, JsonText, fetch_dicts, fetch_value
@@ -13,7 +13,7 @@ from qbench_dagster.adapters.sql import statement
 from qbench_dagster.adapters.testrail_export import json_text
 from qbench_dagster.core.model import NORMALIZER_VERSION, Lookups, Reject, Section, TestDoc
 from qbench_dagster.core.normalize import normalize
-from qbench_dagster.core.ranges import CaseRange
+from qbench_dagster.core.ranges import CaseRange, columns_of
 from qbench_dagster.core.texts import doc_text, step_text, text_hash
 
 BATCH = 500
@@ -84,15 +84,18 @@ def stage_cases(database: Database, lookups: Lookups, case_range: CaseRange, pro
     return staged
 
 
-def staged_counts(database: Database, case_range: CaseRange) -> dict[str, int]:
-    """`documents` and `rejects` that staging holds for the range."""
-    with database.connection("count staged") as connection:
-        return fetch_dicts(
-            connection,
-            statement("normalize.sql", "staged_counts"),
-            lower=case_range.lower,
-            upper=case_range.upper,
-        )[0]
+def ranges_due(database: Database, ranges: Sequence[CaseRange]) -> set[str]:
+    """Keys of the ranges that have something to normalise or to take away: one question about all of them."""
+    with database.connection("find cases due", long=True) as connection:
+        values = {**columns_of(ranges), "recipe": NORMALIZER_VERSION}
+        return {key for (key,) in connection.execute(statement("normalize.sql", "due_ranges"), values)}
+
+
+def staged_counts(database: Database, ranges: Sequence[CaseRange]) -> dict[str, dict[str, int]]:
+    """By key: cases `landed`, and the `documents` and `rejects` that staging holds for them."""
+    with database.connection("count staged", long=True) as connection:
+        counted = fetch_dicts(connection, statement("normalize.sql", "staged_counts"), **columns_of(ranges))
+    return {row.pop("key"): row for row in counted}
 
 
 def _write(connection: Connection, results: Sequence[tuple[bytes, TestDoc | Reject]], staged: Staged) -> None:
@@ -108,12 +111,12 @@ def _write(connection: Connection, results: Sequence[tuple[bytes, TestDoc | Reje
             continue
         staged.normalized += 1
         staged.notes.update(note.split(":", 1)[0] for note in result.notes)
-        documents.append(_document_row(input_hash, result))
-        steps += [
-            (result.case_id, index, step.action, list(step.expected), step.data,
-             text_hash(step_text(step.action, step.expected)))
-            for index, step in enumerate(result.steps, 1)
-        ]  # fmt: skip
+        published, own_steps = _published_values(result), _step_rows(result)
+        documents.append((
+            result.case_id, input_hash, NORMALIZER_VERSION, doc_hash(published, own_steps),
+            text_hash(doc_text(result.title, result.description)), *published, list(result.notes),
+        ))  # fmt: skip
+        steps += own_steps
     staged.steps += len(steps)
     staged.rows_written += len(documents) + len(steps) + len(rejects)
     _copy(connection, "copy_documents", _DOCUMENT_TYPES, documents)
@@ -130,21 +133,28 @@ def _copy(connection: Connection, name: str, types: list[str], rows: Sequence[tu
             copy.write_row(row)
 
 
-def _document_row(input_hash: bytes, doc: TestDoc) -> tuple[Any, ...]:
+def _published_values(doc: TestDoc) -> tuple[Any, ...]:
     return (
-        doc.case_id, input_hash, NORMALIZER_VERSION, doc_hash(doc), text_hash(doc_text(doc.title, doc.description)),
         doc.uid, doc.jira_key, doc.title, doc.description, doc.summary, doc.test_type,
         doc.priority, list(doc.platforms), list(doc.tags), doc.folder_structure,
         doc.suite_id, doc.section_id, doc.project_id, doc.source, doc.is_automated, doc.refs,
         JsonText(json_text(doc.custom_fields)), doc.source_created_at, doc.source_updated_at,
         list(doc.preconditions), [issue.key for issue in doc.related_issues],
-        [issue.kind for issue in doc.related_issues], list(doc.notes),
+        [issue.kind for issue in doc.related_issues],
     )  # fmt: skip
 
 
-def doc_hash(doc: TestDoc) -> bytes:
+def _step_rows(doc: TestDoc) -> list[tuple[Any, ...]]:
+    return [
+        (doc.case_id, index, step.action, list(step.expected), step.data,
+         text_hash(step_text(step.action, step.expected)))
+        for index, step in enumerate(doc.steps, 1)
+    ]  # fmt: skip
+
+
+def doc_hash(published: Sequence[Any], steps: Sequence[Any]) -> bytes:
     """SHA-256 of everything that is published for a case: equal hashes, nothing to write."""
-    return hashlib.sha256(repr(tuple(asdict(doc).items())).encode()).digest()
+    return hashlib.sha256(repr((published, steps)).encode()).digest()
 
 
 def _integer(key: str | None) -> int | None:

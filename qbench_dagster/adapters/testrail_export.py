@@ -10,6 +10,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -51,12 +52,12 @@ class TestRailExport:
             raise ExportError(f"{path}: there is no such file. Set QBENCH_EXPORT, or pass --export.")
         if not path.is_file():
             raise ExportError(f"{path}: is a folder, not a SQLite file.")
+        self._had_wal = self._beside("-wal").exists()
         self._connection = self._open()
         try:
-            self._begin()
             self.columns = self._checked_columns()
         except BaseException:
-            self._connection.close()
+            self.close()
             raise
         self._select = ", ".join(f'"{name}"' for name in (column.replace('"', '""') for column in self.columns))
         self._columns_digest = hashlib.sha256(repr(self.columns).encode())
@@ -65,35 +66,37 @@ class TestRailExport:
         return self
 
     def __exit__(self, _t: type[BaseException] | None, _e: BaseException | None, _b: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, and take away what SQLite put beside it for us."""
         self._connection.close()
+        wal = self._beside("-wal")
+        if self._had_wal or not wal.exists() or wal.stat().st_size:
+            return
+        # Reading a file in WAL mode makes a -wal and a -shm, which a read-only connection leaves behind. One that
+        # may write takes them away when it closes, if it is the last and (they are empty) has nothing to write.
+        with suppress(sqlite3.Error), closing(sqlite3.connect(self._uri("rw"), uri=True)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+
+    def _beside(self, suffix: str) -> Path:
+        return self.path.with_name(self.path.name + suffix)
+
+    def _uri(self, mode: str) -> str:
+        return f"file:{quote(str(self.path.absolute()))}?mode={mode}"
 
     def _open(self) -> sqlite3.Connection:
-        uri = f"file:{quote(str(self.path.absolute()))}?mode=ro"
-        connection = sqlite3.connect(
-            uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-        )
+        """A connection in a read transaction, whose snapshot every later read sees."""
         try:
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except sqlite3.OperationalError:
-            # A file in WAL mode needs a -shm file beside it, which a read-only folder refuses. Where no
-            # -wal exists nobody is writing, and the file alone is the whole truth.
-            connection.close()
-            if self.path.with_name(self.path.name + "-wal").exists():
-                connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
-            else:
-                connection = sqlite3.connect(
-                    uri + "&immutable=1", uri=True, isolation_level=None, check_same_thread=False
-                )
-        except sqlite3.DatabaseError:
-            pass  # _begin tells
-        connection.text_factory = bytes
-        return connection
-
-    def _begin(self) -> None:
-        """Start the read transaction whose snapshot every later read sees."""
-        try:
-            self._connection.execute("BEGIN")
-            self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            try:
+                return _snapshot(self._uri("ro"))
+            except sqlite3.OperationalError as error:
+                # A file in WAL mode needs a -shm file beside it, which a read-only folder refuses. Only where
+                # neither a -wal nor a -journal exists is the file alone the whole truth.
+                in_use = self._beside("-wal").exists() or self._beside("-journal").exists()
+                if in_use or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CANTOPEN:
+                    raise
+                return _snapshot(self._uri("ro") + "&immutable=1")
         except sqlite3.OperationalError as error:
             raise ExportError(
                 f"{self.path}: cannot be read ({error}). If another program is writing it, wait until it is done; "
@@ -185,6 +188,18 @@ class TestRailExport:
         return {
             name: json_value(value) for name, value in zip(self.columns, row.values, strict=True) if value is not None
         }
+
+
+def _snapshot(uri: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    connection.text_factory = bytes
+    return connection
 
 
 def json_value(value: Any) -> Any:

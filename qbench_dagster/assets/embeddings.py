@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from qbench_dagster.adapters.space import Kind, embed_missing, ensure_space
+from qbench_dagster.adapters.space import Kind, embed_missing, ensure_space, rows_lacking_vectors
 from qbench_dagster.assets.normalized_testdocs import normalized_testdocs
 from qbench_dagster.assets.stage import PARTITIONED, Stage, check
 from qbench_dagster.resources import EmbedderResource, PostgresResource, Progress
@@ -40,15 +40,22 @@ def build_embeddings(kind: Kind) -> dg.AssetsDefinition:
         embedder: EmbedderResource,
         progress: dg.ResourceParam[Progress],
     ) -> dg.MaterializeResult:
-        stage, wrong = Stage(context), {}
+        stage = Stage(context)
         space, model = embedder.space, embedder.get()
         ensure_space(postgres.database, space)
+        lacking = rows_lacking_vectors(postgres.database, space, kind, stage.ranges)
         with progress.track(context, name, None) as advance:
-            for case_range in stage.ranges():
+            for case_range in stage.due({key for key, count in lacking.items() if count["missing"]}):
                 done = embed_missing(postgres.database, space, kind, case_range, model, advance)
-                if done.missing:
-                    wrong[case_range.key] = f"{done.missing} texts have no vector"
                 stage.done(case_range, done.texts, done.counts())
+        if stage.totals:
+            lacking = rows_lacking_vectors(postgres.database, space, kind, stage.ranges)
+        wrong = {
+            key: f"{count['missing']} of {count['rows']} rows have a text without vector"
+            for key, count in lacking.items()
+            if count["missing"]
+        }
+        stage.holds(sum(count["rows"] for count in lacking.values()))
         return stage.result(
             [check("every_text_has_a_vector", wrong)],
             per_second="texts_embedded",

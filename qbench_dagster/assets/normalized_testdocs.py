@@ -4,7 +4,7 @@ from collections import Counter
 
 import dagster as dg
 
-from qbench_dagster.adapters.staging import load_lookups, stage_cases, staged_counts
+from qbench_dagster.adapters.staging import load_lookups, ranges_due, stage_cases, staged_counts
 from qbench_dagster.assets.sqlite_cases import sqlite_cases
 from qbench_dagster.assets.stage import PARTITIONED, Stage, check
 from qbench_dagster.resources import PostgresResource, Progress
@@ -33,23 +33,25 @@ def normalized_testdocs(
     A case is normalised again when its row, the names it refers to, or the normaliser changed. Rejects are
     replayed the same way.
     """
-    stage, wrong = Stage(context), {}
+    stage = Stage(context)
     reasons: Counter[str] = Counter()
     notes: Counter[str] = Counter()
-    lookups = load_lookups(postgres.database)
     samples: list[tuple[int, str, str]] = []
+    lookups = load_lookups(postgres.database)
     with progress.track(context, "normalized_testdocs", None) as advance:
-        for case_range in stage.ranges():
+        for case_range in stage.due(ranges_due(postgres.database, stage.ranges)):
             staged = stage_cases(postgres.database, lookups, case_range, advance)
-            held = staged_counts(postgres.database, case_range)
-            if staged.landed != held["documents"] + held["rejects"]:
-                wrong[case_range.key] = (
-                    f"{staged.landed} landed, {held['documents']} staged, {held['rejects']} rejected"
-                )
-            stage.done(case_range, held["documents"], staged.counts())
+            stage.done(case_range, staged.normalized, staged.counts())
             reasons += staged.rejected
             notes += staged.notes
             samples += staged.reject_samples[: 5 - len(samples)]
+    held = staged_counts(postgres.database, stage.ranges)
+    wrong = {
+        key: f"{count['landed']} landed, {count['documents']} staged, {count['rejects']} rejected"
+        for key, count in held.items()
+        if count["landed"] != count["documents"] + count["rejects"]
+    }
+    stage.holds(sum(count["documents"] for count in held.values()))
     return stage.result(
         [check("every_landed_case_is_staged_or_rejected", wrong)],
         per_second="normalized",

@@ -64,7 +64,9 @@ def parity_report(
             progress=advance,
             force=config.force,
         )
-    page, data = write_report(evaluated.report, settings.reports)
+    page, data = settings.reports / "parity.html", settings.reports / "parity.json"
+    if evaluated.fresh or not (page.exists() and data.exists()):
+        page, data = write_report(evaluated.report, settings.reports)
     return dg.MaterializeResult(
         metadata={
             "verdict": dg.MetadataValue.md(summary_markdown(evaluated.report)),

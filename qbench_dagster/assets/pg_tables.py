@@ -1,8 +1,18 @@
 """`pg_tables`: complete cases, published; and the views and functions the application reads."""
 
+from dataclasses import asdict
+
 import dagster as dg
 
-from qbench_dagster.adapters.publishing import analyze_store, column_types, publish_cases, publish_face
+from qbench_dagster.adapters.publishing import (
+    analyze_store,
+    column_types,
+    incomplete_cases,
+    partition_counts,
+    publish_cases,
+    publish_face,
+    ranges_due,
+)
 from qbench_dagster.assets.embeddings import doc_embeddings, step_embeddings
 from qbench_dagster.assets.lineage import column_lineage, column_schema
 from qbench_dagster.assets.normalized_testdocs import normalized_testdocs
@@ -36,21 +46,30 @@ def pg_tables(
     Each partition is one transaction. A case is published with all its steps and vectors or not at all;
     unchanged rows are not touched; removed cases leave.
     """
-    stage, wrong = Stage(context), {}
+    stage, space = Stage(context), embedder.space
     with progress.track(context, "pg_tables", None) as advance:
-        for case_range in stage.ranges():
-            done = publish_cases(postgres.database, embedder.space, case_range)
-            if done.source_cases != done.published + done.rejected or done.incomplete:
-                wrong[case_range.key] = done.shortfall()
-            stage.done(case_range, done.published, done.counts())
-            advance(done.source_cases)
+        for case_range in stage.due(ranges_due(postgres.database, stage.ranges)):
+            done = publish_cases(postgres.database, space, case_range)
+            stage.done(case_range, done.published, asdict(done))
+            advance(done.written)
     if stage.totals.get("rows_written"):
         analyze_store(postgres.database)
-    publish_face(postgres.database, embedder.space)
+    publish_face(postgres.database, space)
+    held = partition_counts(postgres.database, stage.ranges)
+    wrong = {
+        case_range.key: f"{row.shortfall()}; cases {incomplete_cases(postgres.database, case_range)}"
+        for case_range in stage.ranges
+        if not (row := held[case_range.key]).balanced or row.incomplete
+    }
+    stage.holds(sum(row.published for row in held.values()))
     return stage.result(
         [check("source_is_published_or_rejected", wrong)],
         per_second="rows_written",
         metadata={
+            "source_cases": sum(row.source_cases for row in held.values()),
+            "published": sum(row.published for row in held.values()),
+            "rejected": sum(row.rejected for row in held.values()),
+            "steps": sum(row.steps for row in held.values()),
             "dagster/column_schema": column_schema(column_types(postgres.database, "qbench", "test_documents")),
             "dagster/column_lineage": column_lineage(),
         },

@@ -48,12 +48,13 @@ def sqlite_cases(
     with export.open() as source:
         lookup_rows = land_lookups(postgres.database, source, section_paths)
         with progress.track(context, "sqlite_cases", source.count()) as advance:
-            for case_range in stage.ranges():
+            for case_range in stage.ranges:
                 landed = land_cases(postgres.database, source, case_range, max_delete_share=share)
                 held = landed.held
                 if landed.source_rows != held:
                     wrong[case_range.key] = f"{landed.source_rows} rows in the export, {held} landed"
                 stage.done(case_range, held, landed.counts())
+                stage.holds(stage.totals["held"])
                 advance(landed.source_rows)
     return stage.result(
         [check("every_source_row_landed", wrong)],

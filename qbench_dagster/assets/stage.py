@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -30,43 +30,46 @@ class Stage:
     def __init__(self, context: dg.AssetExecutionContext) -> None:
         self._context = context
         self._started = time.monotonic()
+        self._held = 0
+        self.ranges = ranges_in_run(context)
         self.totals: dict[str, int] = {}
-        self.by_partition: dict[str, Mapping[str, int]] = {}
 
-    def ranges(self) -> Iterator[CaseRange]:
-        """The ranges of this run, ascending."""
-        yield from ranges_in_run(self._context)
+    def due(self, keys: Collection[str]) -> Iterator[CaseRange]:
+        """The ranges of this run that have something to do, ascending."""
+        idle = len(self.ranges) - len(keys)
+        if idle:
+            self._context.log.info(f"{idle} of {len(self.ranges)} partitions have nothing to do")
+        yield from (case_range for case_range in self.ranges if case_range.key in keys)
 
     def done(self, case_range: CaseRange, rows: int, counts: Mapping[str, int]) -> None:
-        """Record one partition: `rows` it now holds, and what was done to it.
+        """Record what was done to one partition, and the `rows` it now holds.
 
         A partition to which nothing was done gets no metadata of its own: at 13 ms each that was half of
         what a run over unchanged data cost.
         """
         for name, count in counts.items():
             self.totals[name] = self.totals.get(name, 0) + count
-        self.by_partition[case_range.key] = counts
-        self.totals["rows"] = self.totals.get("rows", 0) + rows
+        if not counts.get("rows_written"):
+            return
         told = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items() if count)
-        self._context.log.debug(f"{case_range.key}: {told or 'nothing to do'}")
-        if counts.get("rows_written"):
-            self._context.log.info(f"{case_range.key}: {told}")
-            self._context.add_asset_metadata(
-                {"dagster/partition_row_count": rows, **counts}, partition_key=case_range.key
-            )
+        self._context.log.info(f"{case_range.key}: {told}")
+        self._context.add_asset_metadata({"dagster/partition_row_count": rows, **counts}, partition_key=case_range.key)
+
+    def holds(self, rows: int) -> None:
+        """Record the rows that all partitions of the run hold together."""
+        self._held = rows
 
     def result(
         self, checks: list[dg.AssetCheckResult], *, per_second: str, metadata: Mapping[str, Any] | None = None
     ) -> dg.MaterializeResult:
         """The result of the run: totals, seconds, and the rate of the count `per_second`."""
         seconds = time.monotonic() - self._started
-        totals = {name: count for name, count in self.totals.items() if name != "rows"}
         rate = self.totals.get(per_second, 0) / seconds if seconds else 0.0
         # Dagster puts this on the event of every partition, beside what `done` told of that partition.
         return dg.MaterializeResult(
             metadata={
-                RUN_TOTALS: totals,
-                "dagster/row_count": self.totals.get("rows", 0),
+                RUN_TOTALS: self.totals,
+                "dagster/row_count": self._held,
                 "seconds": round(seconds, 3),
                 f"{per_second}_per_second": round(rate, 1),
                 **(metadata or {}),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -217,6 +217,8 @@ def ui(
                     register_ranges(instance, source, settings.partition_cases)
     command = [
         sys.executable,
+        "-W",
+        "ignore:Function `dev_command`",  # `dg dev`, which it recommends, is another package
         "-m",
         "dagster",
         "dev",
@@ -228,7 +230,10 @@ def ui(
         host,
     ]
     err.print(f"Dagster UI: http://{host}:{port} (Ctrl-C stops it)", highlight=False)
-    raise typer.Exit(subprocess.call(command))  # noqa: S603
+    # Dagster takes this process's place: SIGTERM reaches it, and ends its web server and daemon too. A shell
+    # starts a background job with SIGINT ignored, and Dagster would then ignore SIGTERM as well.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.execv(sys.executable, command)  # noqa: S606
 
 
 @app.command()

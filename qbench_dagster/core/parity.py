@@ -40,6 +40,16 @@ class PartitionRow:
         """Whether every source case is published or rejected."""
         return self.source_cases == self.published + self.rejected
 
+    def shortfall(self) -> str:
+        """What does not add up, and what to do, for a person."""
+        told = f"{self.source_cases} source cases, {self.published} published, {self.rejected} rejected"
+        if self.incomplete:
+            told += (
+                f"; {self.incomplete} are not published as they are now, because they or a step of theirs lack a "
+                "vector: materialise doc_embeddings and step_embeddings, then pg_tables"
+            )
+        return told
+
 
 @dataclass(frozen=True, slots=True)
 class ParityReport:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 LARGEST_ID = 2**47 - 1
 """Step ids are case id * 65,536 + step index and have to fit PostgreSQL's bigint."""
@@ -54,6 +55,16 @@ def ranges_of(keys: Iterable[str]) -> dict[str, CaseRange]:
     return {
         range_key(bound): CaseRange(range_key(bound), 1 if index == 0 else bound, upper)
         for index, (bound, upper) in enumerate(zip(bounds, uppers, strict=True))
+    }
+
+
+def columns_of(ranges: Iterable[CaseRange]) -> dict[str, list[Any]]:
+    """The ranges as the parallel arrays `keys`, `lowers`, `uppers`, for one statement about all of them."""
+    listed = list(ranges)
+    return {
+        "keys": [each.key for each in listed],
+        "lowers": [each.lower for each in listed],
+        "uppers": [each.upper for each in listed],
     }
 
 
