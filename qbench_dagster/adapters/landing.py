@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from psycopg.types.json import Jsonb
 
@@ -51,20 +53,30 @@ def land_lookups(
 
     `paths` gives the path of each section from its root, by key.
     """
+    written = 0
     with database.connection("land look-ups", long=True) as connection, connection.transaction():
-        written = 0
         for table in LOOKUP_TABLES:
+            rows = export.lookup(table)
+            values = {"rows": json_text(rows)}
+            content = {"name": table, "content_hash": hashlib.sha256(values["rows"].encode()).digest()}
+            if fetch_value(connection, statement("land.sql", "lookup_hash"), name=table) == content["content_hash"]:
+                continue
             query = statement("land.sql", "replace_lookup", table=table)
-            written += fetch_value(connection, query, rows=json_text(export.lookup(table)))
-        if written:
-            sections = connection.execute(statement("land.sql", "sections")).fetchall()
-            new = paths({key: Section(name or "", parent) for key, name, parent, _ in sections})
-            changed = {key: new[key] for key, _, _, path in sections if new.get(key) != path}
-            connection.execute(
-                statement("land.sql", "update_paths"),
-                {"keys": list(changed), "paths": list(changed.values())},
-            )
+            if table == "sections":
+                tree = {str(row.get("id")): Section(_text(row.get("name")), _key(row.get("parent_id"))) for row in rows}
+                values["paths"] = json_text(paths(tree))
+                query = statement("land.sql", "replace_sections")
+            written += fetch_value(connection, query, **values)
+            connection.execute(statement("land.sql", "record_lookup"), content)
     return written
+
+
+def _key(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 def land_cases(database: Database, export: TestRailExport, case_range: CaseRange, *, max_delete_share: float) -> Landed:

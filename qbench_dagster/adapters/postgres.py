@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, LiteralString, cast
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import psycopg
 from psycopg import pq, sql
 from psycopg.adapt import Dumper
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow, dict_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
@@ -45,6 +47,7 @@ OLDEST_SERVER = 150000
 OLDEST_PGVECTOR = (0, 8)
 CONNECT_TIMEOUT_S = 15
 LOCK_TIMEOUT = "60s"
+SHOWN_PARAMETERS = {"host", "hostaddr", "port", "dbname", "user", "sslmode"}
 
 
 class DatabaseError(RuntimeError):
@@ -52,12 +55,44 @@ class DatabaseError(RuntimeError):
 
 
 def without_password(url: str) -> str:
-    """`url` fit to be shown: user, host and database, never the password or query secrets."""
-    parts = urlsplit(url)
-    where = parts.netloc.rsplit("@", 1)
-    user = where[0].split(":", 1)[0] + "@" if len(where) == 2 else ""
-    query = "&".join(part for part in parts.query.split("&") if not part.lower().startswith(("password", "sslpass")))
-    return urlunsplit((parts.scheme, user + where[-1], parts.path, query, ""))
+    """`url` fit to be shown: user, host and database, never the password or query secrets.
+
+    urlsplit would take a part of a password with a bare `/`, `?`, `#` or `@` for the host or the path.
+    """
+    scheme, _, rest = url.partition("://")
+    head, _, query = rest.partition("?")
+    credentials, at, where = head.rpartition("@")
+    user = re.split("[:/?#@]", credentials or head, maxsplit=1)[0]
+    if "@" in query:  # a password with a bare ?, or a parameter with a bare @: nobody can tell
+        return f"{scheme}://{user}@…"
+    shown = "&".join(part for part in query.split("&") if unquote(part.split("=", 1)[0]) in SHOWN_PARAMETERS)
+    return f"{scheme}://{user if at else ''}{at}{where}" + (f"?{shown}" if shown else "")
+
+
+def _connect(url: str, *, autocommit: bool = False) -> Connection:
+    """A first connection. Raises DatabaseError, without the password or a part of it."""
+    scheme, _, rest = url.partition("://")
+    url = f"{scheme.split('+')[0]}://{rest}"
+    head = rest.partition("?")[0]
+    try:
+        port = str(conninfo_to_dict(url).get("port", ""))
+        well_formed = head.count("@") == head.partition("/")[0].count("@") <= 1 and re.fullmatch("[0-9,]*", port)
+    except psycopg.ProgrammingError:
+        well_formed = None
+    if not well_formed:  # what libpq says of it may quote a part of the password
+        raise DatabaseError(
+            "DATABASE_URL cannot be read as postgresql://user:password@host:port/database. "
+            "In the password write @ as %40, : as %3A, / as %2F, ? as %3F, # as %23 and % as %25."
+        )
+    try:
+        return psycopg.connect(
+            url, connect_timeout=CONNECT_TIMEOUT_S, application_name="qbench start", autocommit=autocommit
+        )
+    except psycopg.OperationalError as error:
+        raise DatabaseError(
+            f"Cannot connect to {without_password(url)}: {str(error).strip()} "
+            "Check DATABASE_URL, and that the server runs and lets this host in."
+        ) from None
 
 
 class Database:
@@ -72,7 +107,7 @@ class Database:
         self.url = f"{scheme.split('+')[0]}://{rest}"
         self.shown_url = without_password(self.url)
         self._statement_timeout = f"{statement_timeout_s}s"
-        with self._first_connection() as connection:
+        with _connect(self.url) as connection:
             check_server(connection)
             self.vector_schema = ensure_vector(connection)
             migrate(connection)
@@ -97,15 +132,6 @@ class Database:
     def close(self) -> None:
         """Give the connections back to the server."""
         self._pool.close()
-
-    def _first_connection(self) -> Connection:
-        try:
-            return psycopg.connect(self.url, connect_timeout=CONNECT_TIMEOUT_S, application_name="qbench start")
-        except psycopg.OperationalError as error:
-            raise DatabaseError(
-                f"Cannot connect to {self.shown_url}: {str(error).strip()} "
-                "Check DATABASE_URL, and that the server runs and lets this host in."
-            ) from None
 
     @contextmanager
     def connection(self, purpose: str, *, long: bool = False) -> Iterator[Connection]:
@@ -182,6 +208,7 @@ def ensure_vector(connection: Connection) -> str:
                 "postgresql-<version>-pgvector; see github.com/pgvector/pgvector), or unset DATABASE_URL."
             )
         try:
+            connection.execute(statement("setup.sql", "lock_migrations"))  # IF NOT EXISTS alone is a race
             connection.execute(statement("setup.sql", "create_vector"))
         except psycopg.errors.InsufficientPrivilege:
             connection.rollback()
@@ -206,13 +233,13 @@ def migrate(connection: Connection) -> list[str]:
     """
     names = sorted(entry.name for entry in sql_folder().joinpath("migrations").iterdir())
     checksums = {name: hashlib.sha256(read_file(f"migrations/{name}").encode()).hexdigest() for name in names}
-    if fetch_value(connection, statement("setup.sql", "schema_versions_exist")) and (
-        dict(_versions(connection)) == checksums
-    ):
-        connection.commit()
-        return []
     applied = []
     try:
+        if fetch_value(connection, statement("setup.sql", "schema_versions_exist")) and (
+            dict(_versions(connection)) == checksums
+        ):
+            connection.commit()
+            return []
         with connection.transaction():
             connection.execute(statement("setup.sql", "lock_migrations"))
             connection.execute(statement("setup.sql", "create_schema_versions"))
@@ -237,7 +264,7 @@ def migrate(connection: Connection) -> list[str]:
                     applied.append(name)
     except psycopg.errors.InsufficientPrivilege as error:
         raise DatabaseError(
-            f"This role may not create the schemas ({str(error).strip()}). Grant it: "
+            f"This role may not create or read the schemas ({str(error).strip()}). Grant it: "
             "GRANT CREATE ON DATABASE … TO …; GRANT CREATE ON SCHEMA public TO …;"
         ) from None
     return applied
@@ -249,7 +276,7 @@ def _versions(connection: Connection) -> list[tuple[str, str]]:
 
 def ensure_database(server_url: str, name: str, *, relaxed_commits: bool = False) -> str:
     """Create database `name` on the server if it is missing; return its URL."""
-    with psycopg.connect(server_url, autocommit=True, application_name="qbench start") as connection:
+    with _connect(server_url, autocommit=True) as connection:
         if not fetch_value(connection, statement("setup.sql", "database_exists"), name=name):
             try:
                 connection.execute(statement("setup.sql", "create_database", name=name))
@@ -263,5 +290,13 @@ def ensure_database(server_url: str, name: str, *, relaxed_commits: bool = False
 
 def ensure_schema(url: str, name: LiteralString) -> None:
     """Create schema `name` if it is missing."""
-    with psycopg.connect(url, autocommit=True, application_name="qbench start") as connection:
-        connection.execute(statement("setup.sql", "create_schema", name=name))
+    with _connect(url, autocommit=True) as connection:
+        if not fetch_value(connection, statement("setup.sql", "schema_exists"), name=name):
+            try:
+                connection.execute(statement("setup.sql", "create_schema", name=name))
+            except psycopg.errors.UniqueViolation:
+                log.debug("another process created schema %s first", name)
+            except psycopg.errors.InsufficientPrivilege:
+                raise DatabaseError(
+                    f"This role may not create schema {name}. Grant it: GRANT CREATE ON DATABASE … TO …;"
+                ) from None

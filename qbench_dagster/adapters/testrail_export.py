@@ -55,6 +55,7 @@ class TestRailExport:
         self._had_wal = self._beside("-wal").exists()
         self._connection = self._open()
         try:
+            self._check_size()
             self.columns = self._checked_columns()
         except BaseException:
             self.close()
@@ -94,7 +95,7 @@ class TestRailExport:
                 # A file in WAL mode needs a -shm file beside it, which a read-only folder refuses. Only where
                 # neither a -wal nor a -journal exists is the file alone the whole truth.
                 in_use = self._beside("-wal").exists() or self._beside("-journal").exists()
-                if in_use or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CANTOPEN:
+                if in_use or error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
                     raise
                 return _snapshot(self._uri("ro") + "&immutable=1")
         except sqlite3.OperationalError as error:
@@ -106,6 +107,18 @@ class TestRailExport:
             raise ExportError(
                 f"{self.path}: is not a SQLite database ({error}). Check the path, and that the copy is complete."
             ) from None
+
+    def _check_size(self) -> None:
+        """SQLite reads a file that was cut off inside its last page, taking zeros for what is missing."""
+        wal = self._beside("-wal")
+        size, whole = (
+            self.path.stat().st_size,
+            self._query("PRAGMA page_count")[0][0] * self._query("PRAGMA page_size")[0][0],
+        )
+        if size < whole and not (wal.exists() and wal.stat().st_size):
+            raise ExportError(
+                f"{self.path}: is damaged (cut off: {size:,} of {whole:,} bytes). Copy or export it again."
+            )
 
     def _checked_columns(self) -> tuple[str, ...]:
         columns: dict[str, tuple[str, ...]] = {}
@@ -174,7 +187,7 @@ class TestRailExport:
         if not columns:
             return []
         return [
-            {name.lower(): json_value(value) for name, value in zip(columns, row, strict=True)}
+            {name.lower(): json_value(_id_value(name.lower(), value)) for name, value in zip(columns, row, strict=True)}
             for row in self._query(f"SELECT * FROM {table}")  # noqa: S608 (one of LOOKUP_TABLES)
         ]
 
@@ -186,7 +199,9 @@ class TestRailExport:
     def raw(self, row: SourceRow) -> dict[str, Any]:
         """The row as column -> JSON value. NUL and bytes that are not UTF-8 become U+FFFD."""
         return {
-            name: json_value(value) for name, value in zip(self.columns, row.values, strict=True) if value is not None
+            name: json_value(_id_value(name, value) if name != "id" else value)
+            for name, value in zip(self.columns, row.values, strict=True)
+            if value is not None
         }
 
 
@@ -200,6 +215,12 @@ def _snapshot(uri: str) -> sqlite3.Connection:
         raise
     connection.text_factory = bytes
     return connection
+
+
+def _id_value(column: str, value: Any) -> Any:
+    """10 for 10.0: pandas stores every integer column that holds a NULL as floats, and "10.0" is no key."""
+    is_id = column == "id" or column.endswith("_id")
+    return int(value) if is_id and isinstance(value, float) and value.is_integer() else value
 
 
 def json_value(value: Any) -> Any:

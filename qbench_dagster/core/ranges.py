@@ -51,7 +51,7 @@ def ranges_of(keys: Iterable[str]) -> dict[str, CaseRange]:
     so a case that turns up anywhere later has a partition already.
     """
     bounds = sorted(range_bound(key) for key in keys)
-    uppers = [*bounds[1:], LARGEST_ID + 1]
+    uppers = [*bounds[1:], LARGEST_ID + 1] if bounds else []
     return {
         range_key(bound): CaseRange(range_key(bound), 1 if index == 0 else bound, upper)
         for index, (bound, upper) in enumerate(zip(bounds, uppers, strict=True))

@@ -28,6 +28,12 @@ CREATE TABLE landing.rejected_rows (
 );
 COMMENT ON TABLE landing.rejected_rows IS 'Rows of the export without a usable id: they count as source rows and as rejected.';
 
+-- The look-up tables: small, compared whole by the hash of their content.
+CREATE TABLE landing.lookup_tables (
+    name         text PRIMARY KEY,
+    content_hash bytea NOT NULL,
+    landed_at    timestamptz NOT NULL DEFAULT now()
+);
 CREATE TABLE landing.projects   (key text PRIMARY KEY, name text, raw jsonb NOT NULL);
 CREATE TABLE landing.suites     (key text PRIMARY KEY, name text, raw jsonb NOT NULL);
 CREATE TABLE landing.priorities (key text PRIMARY KEY, name text, raw jsonb NOT NULL);
