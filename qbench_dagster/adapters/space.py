@@ -126,7 +126,7 @@ def embed_missing(
                 check_vectors(vectors, len(texts), space.dimensions)
                 if pending is not None:
                     pending.result()
-                pending = writer.submit(_store, writing, space, kind, hashes, vectors, embedder.provenance)
+                pending = writer.submit(store_vectors, writing, space, kind, hashes, vectors, embedder.provenance)
                 done.embedded += len(texts)
                 done.characters += sum(map(len, texts))
                 progress(len(texts))
@@ -144,7 +144,7 @@ def check_vectors(vectors: NDArray[np.float32], count: int, dimensions: int) -> 
         raise ValueError("the embedder returned a vector that is zero or not finite; nothing of the batch is stored")
 
 
-def _store(
+def store_vectors(
     connection: Connection,
     space: Space,
     kind: Kind,
@@ -152,6 +152,7 @@ def _store(
     vectors: NDArray[np.float32],
     provenance: str,
 ) -> None:
+    """COPY one batch into the space: hashes, and as many unit vectors. The caller knows that none is stored yet."""
     query = statement("embed.sql", f"copy_{kind}s", space=space.name)
     with connection.cursor() as cursor, cursor.copy(query) as copy:
         copy.write(HEADER)

@@ -32,9 +32,39 @@ SOURCES: dict[str, list[tuple[str, Sequence[str]]]] = {
 }
 
 
+DESCRIPTIONS = {
+    "id": "The same as test_case_id.",
+    "test_case_id": "Id of the case in TestRail.",
+    "uid": "Id of the case as text, unique.",
+    "jira_key": "The first Jira key among the references.",
+    "title": "Title, white space as in TestRail.",
+    "description": "Preconditions as plain text; part of what is embedded.",
+    "summary": "The comment of the case.",
+    "embedding": "Vector of title and description in the active embedding space.",
+    "test_type": "Name of the case type.",
+    "priority": "Name of the priority.",
+    "platforms": "Platforms, from the custom fields.",
+    "tags": "Tags, from the custom fields.",
+    "folder_structure": "Path of the section from its root, parts joined by /.",
+    "suite_id": "Suite in TestRail.",
+    "section_id": "Section in TestRail.",
+    "project_id": "Project in TestRail.",
+    "source": "Where the case comes from.",
+    "ingested_at": "When the case was first published.",
+    "updated_at": "When the published row last changed.",
+    "is_automated": "Whether TestRail marks the case as automated.",
+    "refs": "References as TestRail has them.",
+    "custom_fields": "All custom fields, as JSON.",
+    "source_created_at": "created_on of the case in TestRail.",
+    "source_updated_at": "updated_on of the case in TestRail.",
+}
+
+
 def column_schema(columns: Sequence[tuple[str, str]]) -> dg.TableSchema:
-    """`columns` are (name, PostgreSQL type), as the database has them."""
-    return dg.TableSchema(columns=[dg.TableColumn(name, type=kind) for name, kind in columns])
+    """`columns` are (name, PostgreSQL type) of qbench.test_documents, as the database has them."""
+    return dg.TableSchema(
+        columns=[dg.TableColumn(name, type=kind, description=DESCRIPTIONS.get(name)) for name, kind in columns]
+    )
 
 
 def column_lineage() -> dg.TableColumnLineage:

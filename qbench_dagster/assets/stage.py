@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from qbench_dagster.core.ranges import CaseRange
-from qbench_dagster.partitions import case_ranges, ranges_in_run
+from qbench_dagster.partitions import case_ranges, ranges_in_run, registered_ranges
 
 # `backfill_policy` on an asset is marked beta, in every release since 1.5: taken knowingly (docs/adr/0003).
 warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", category=dg.BetaWarning)
@@ -65,11 +65,13 @@ class Stage:
         """The result of the run: totals, seconds, and the rate of the count `per_second`."""
         seconds = time.monotonic() - self._started
         rate = self.totals.get(per_second, 0) / seconds if seconds else 0.0
+        # The UI shows it as the rows of the table, so a run over some of the partitions cannot tell.
+        whole = len(self.ranges) == len(registered_ranges(self._context.instance))
         # Dagster puts this on the event of every partition, beside what `done` told of that partition.
         return dg.MaterializeResult(
             metadata={
                 RUN_TOTALS: self.totals,
-                "dagster/row_count": self._held,
+                **({"dagster/row_count": self._held} if whole else {}),
                 "seconds": round(seconds, 3),
                 f"{per_second}_per_second": round(rate, 1),
                 **(metadata or {}),
