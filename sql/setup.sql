@@ -75,3 +75,7 @@ SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = :'name');
 
 -- name: create_schema
 CREATE SCHEMA IF NOT EXISTS :"name";
+
+-- name: flush_counters
+-- What this session wrote is counted now, not up to 10 s later.
+SELECT pg_stat_force_next_flush();

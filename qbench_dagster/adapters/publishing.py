@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -13,6 +14,8 @@ from qbench_dagster.adapters.space import Space
 from qbench_dagster.adapters.sql import read_file, script, statement
 from qbench_dagster.core.parity import PartitionRow
 from qbench_dagster.core.ranges import CaseRange, columns_of
+
+log = logging.getLogger(__name__)
 
 FACE = ("face.sql", "search.sql", "reader.sql")
 
@@ -102,6 +105,7 @@ def column_types(database: Database, schema: str, relation: str) -> list[tuple[s
 def publish_face(database: Database, space: Space) -> bool:
     """Point the views and functions of `qbench` at `space`, in one transaction; False if they are already.
 
+    They leave another space only for one that has the vectors of all published rows: until then, False as well.
     Raises DatabaseError if the role qbench_reader is missing and may not be created.
     """
     variables: dict[str, str | int] = {
@@ -115,6 +119,11 @@ def publish_face(database: Database, space: Space) -> bool:
         known = fetch_dicts(connection, statement("embed.sql", "describe"), name=space.name)[0]
         if known["active"] and known["face_hash"] == digest:
             return False
+        if not known["active"] and fetch_dicts(connection, statement("embed.sql", "active")):
+            lacking = fetch_dicts(connection, statement("parity.sql", "completeness", space=space.name))[0]
+            if lacking["documents_without_vector"] or lacking["steps_without_vector"]:
+                log.warning("reads stay where they are: %s does not have all vectors yet (%s)", space.name, lacking)
+                return False
         try:
             with connection.transaction():
                 for name in FACE:

@@ -16,6 +16,7 @@ from qbench_dagster.adapters.sql import script, statement
 from qbench_dagster.core.model import TEXT_RECIPE
 from qbench_dagster.core.pgcopy import HEADER, TRAILER, embedding_rows
 from qbench_dagster.core.ranges import CaseRange, columns_of
+from qbench_dagster.core.recall import NORM_TOLERANCE
 from qbench_dagster.core.texts import doc_text, step_text, text_hash
 
 Kind = Literal["doc", "step"]
@@ -136,12 +137,14 @@ def embed_missing(
 
 
 def check_vectors(vectors: NDArray[np.float32], count: int, dimensions: int) -> None:
-    """Raise ValueError unless `vectors` is (count, dimensions), finite, and without a zero vector."""
+    """Raise ValueError unless `vectors` is (count, dimensions), finite, and of unit vectors."""
     if vectors.shape != (count, dimensions):
         raise ValueError(f"the embedder returned {vectors.shape} for {count} texts of {dimensions} dimensions")
     norms = np.linalg.norm(vectors, axis=1)
     if not np.isfinite(norms).all() or not norms.all():
         raise ValueError("the embedder returned a vector that is zero or not finite; nothing of the batch is stored")
+    if (np.abs(norms - 1) > NORM_TOLERANCE).any():
+        raise ValueError("the embedder returned a vector that is not of length 1; nothing of the batch is stored")
 
 
 def store_vectors(
