@@ -20,22 +20,12 @@ def show_run(console: Console, summary: RunSummary) -> None:
     """A line for each stage, then what stands in the database."""
     result = summary.as_json()
     table = Table(title="What this run did", title_justify="left", show_edge=False, pad_edge=False)
-    table.add_column("stage")
-    for heading in ("seconds", "rows written", "rate", "what"):
-        table.add_column(heading, justify="left" if heading == "what" else "right")
+    table.add_column("stage", no_wrap=True)
+    table.add_column("seconds", justify="right", no_wrap=True)
+    table.add_column("rows written", justify="right")
+    table.add_column("what")
     for stage, counts in summary.stages.items():
-        rate = next(
-            (f"{value:,.0f} {name.removesuffix('_per_second').replace('_', ' ')}/s"
-             for name, value in counts.items() if name.endswith("_per_second") and value),
-            "",
-        )  # fmt: skip
-        table.add_row(
-            stage,
-            f"{counts['seconds']:.1f}",
-            f"{counts.get('rows_written', 0):,}",
-            rate,
-            _told(stage, counts),
-        )
+        table.add_row(stage, f"{counts['seconds']:.1f}", f"{counts.get('rows_written', 0):,}", _told(stage, counts))
     console.print(table)
     if "pg_tables" in summary.stages:
         console.print(
@@ -62,14 +52,23 @@ def _told(stage: str, counts: Mapping[str, Any]) -> str:
         "parity_report": (),
     }[stage]
     parts = [
-        f"{counts[name]:,} {name.replace('_', ' ')}" if isinstance(counts[name], int) else str(counts[name])
+        f"{counts[name] / MIB:,.1f} MiB of index"
+        if name == "index_bytes"
+        else f"{counts[name]:,} {name.replace('_', ' ')}"
+        if isinstance(counts[name], int)
+        else str(counts[name])
         for name in wanted
         if counts.get(name)
     ]
     if stage == "parity_report":
         parts = ["evaluated" if counts.get("fresh") else "nothing was written since the last one, which stands"]
+    rates = [
+        f"{value:,.0f} {name.removesuffix('_per_second').replace('_', ' ')}/s"
+        for name, value in counts.items()
+        if name.endswith("_per_second") and value
+    ]
     recall = [value for name, value in counts.items() if name.startswith("recall_")]
-    return ", ".join(parts + ([f"recall@10 {min(recall):.3f} or better"] if recall else []))
+    return ", ".join(parts + rates + ([f"recall@10 {min(recall):.3f} or better"] if recall else []))
 
 
 def show_status(console: Console, found: Mapping[str, Any]) -> None:
