@@ -8,7 +8,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from qbench_dagster.adapters.embedded import start_server
-from qbench_dagster.adapters.postgres import ensure_database, ensure_schema
+from qbench_dagster.adapters.postgres import DatabaseError, check_reachable, ensure_database, ensure_schema
 from qbench_dagster.settings import Settings, dagster_storage_url
 
 DAGSTER_URL_VARIABLE = "QBENCH_DAGSTER_STORAGE"
@@ -18,7 +18,12 @@ DAGSTER_URL_VARIABLE = "QBENCH_DAGSTER_STORAGE"
 def dagster_url(settings: Settings) -> str:
     """URL of Dagster's storage, as dagster-postgres takes it."""
     if settings.dagster_database_url is not None:
-        return dagster_storage_url(settings.dagster_database_url.get_secret_value(), schema=None)
+        url = settings.dagster_database_url.get_secret_value()
+        try:
+            check_reachable(url)  # Dagster itself would try for a while and end with a traceback
+        except DatabaseError as error:
+            raise DatabaseError(str(error).replace("DATABASE_URL", "QBENCH_DAGSTER_DATABASE_URL")) from None
+        return dagster_storage_url(url, schema=None)
     if settings.database_url is not None:
         url = settings.database_url.get_secret_value()
         ensure_schema(url, "dagster")

@@ -20,7 +20,8 @@ class SettingsError(ValueError):
 class Settings(BaseSettings):
     """Settings of one deployment. Field order is the order of the README's table."""
 
-    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True)
+    # No populate_by_name: it would read $HOME as QBENCH_HOME.
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
 
     database_url: SecretStr | None = Field(
         None,
@@ -141,14 +142,14 @@ def load_settings(**overrides: Any) -> Settings:
 
     Raises SettingsError with one line for each wrong variable, never showing a secret's value.
     """
+    given = {str(Settings.model_fields[name].alias): value for name, value in overrides.items() if value is not None}
     try:
-        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+        return Settings(**given)
     except ValidationError as error:
-        lines = []
-        for problem in error.errors(include_url=False, include_input=False):
-            name = str(problem["loc"][0]) if problem["loc"] else "settings"
-            field = Settings.model_fields.get(name)
-            lines.append(f"{field.alias if field else name}: {problem['msg']}")
+        lines = [
+            f"{problem['loc'][0] if problem['loc'] else 'settings'}: {problem['msg']}"
+            for problem in error.errors(include_url=False, include_input=False)
+        ]
         raise SettingsError("Check the environment:\n  " + "\n  ".join(lines)) from None
 
 

@@ -36,6 +36,8 @@ FROM store.test_related_issues i;
 
 COMMENT ON SCHEMA qbench IS 'What the application reads: test cases, their steps, vectors and search functions.';
 COMMENT ON VIEW qbench.test_documents IS 'One row per published test case, with its embedding.';
+COMMENT ON COLUMN qbench.test_documents.folder_structure IS
+'Section names from the root, joined by /. A / inside a name is written \/ and a backslash \\.';
 COMMENT ON VIEW qbench.test_steps IS 'One row per step of a published test case, with its embedding. step_index counts from 1.';
 COMMENT ON VIEW qbench.test_preconditions IS 'The preconditions of published test cases. order_index counts from 0.';
 COMMENT ON VIEW qbench.test_related_issues IS 'References of published test cases: Jira keys, URLs, numbers.';

@@ -92,9 +92,9 @@ ORDER BY embedding <=> :'query'::halfvec, text_hash LIMIT :'k';
 SELECT 1 - (embedding <=> :'query'::halfvec) FROM :"space".:"view" ORDER BY (embedding <=> :'query'::halfvec) + 0, text_hash LIMIT :'k';
 
 -- name: write_counters
--- Any write to a table moves its counters; a crash resets them. Unchanged counters: unchanged rows.
+-- Any write to a table moves its counters (TRUNCATE its file); a crash resets them. Unchanged: unchanged rows.
 SELECT schemaname || '.' || relname AS table, n_tup_ins AS inserted, n_tup_upd AS updated, n_tup_del AS deleted,
-       relid::bigint AS oid
+       relid::bigint AS oid, pg_relation_filenode(relid)::bigint AS file
 FROM pg_stat_all_tables
 WHERE schemaname IN ('landing', 'staging', 'store', :'space')
   AND relname NOT IN ('parity_reports', 'index_builds', 'spaces')

@@ -74,8 +74,13 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace,
      unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']) AS p (privilege)
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
   AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\_t%'
-  AND has_table_privilege('qbench_reader', c.oid, p.privilege)
+  AND (has_table_privilege('qbench_reader', c.oid, p.privilege)
+       OR CASE WHEN p.privilege IN ('SELECT', 'INSERT', 'UPDATE', 'REFERENCES')  -- those that columns have too
+          THEN has_any_column_privilege('qbench_reader', c.oid, p.privilege) END)
   AND NOT (p.privilege = 'SELECT' AND n.nspname = 'qbench')
+UNION ALL
+SELECT 'database ' || current_database(), 'CREATE'
+WHERE has_database_privilege('qbench_reader', current_database(), 'CREATE')
 UNION ALL
 SELECT 'role qbench_reader', attribute
 FROM pg_roles r, LATERAL (VALUES ('SUPERUSER', r.rolsuper), ('CREATEDB', r.rolcreatedb), ('CREATEROLE', r.rolcreaterole),

@@ -30,13 +30,13 @@ SELECT pg_database_size(current_database());
 
 -- name: search_documents
 SELECT * FROM qbench.search_documents(
-    :'query'::halfvec, k => :'k', with_priority => :'priority'::text[], with_tags => :'tags'::text[],
+    :'query'::vector, k => :'k', with_priority => :'priority'::text[], with_tags => :'tags'::text[],
     with_platforms => :'platforms'::text[], with_test_type => :'test_type'::text[], in_folder => :'folder'::text,
     in_project => :'project'::bigint[]);
 
 -- name: search_steps
 SELECT * FROM qbench.search_steps(
-    :'query'::halfvec, k => :'k', with_priority => :'priority'::text[], with_tags => :'tags'::text[],
+    :'query'::vector, k => :'k', with_priority => :'priority'::text[], with_tags => :'tags'::text[],
     with_platforms => :'platforms'::text[], with_test_type => :'test_type'::text[], in_folder => :'folder'::text,
     in_project => :'project'::bigint[]);
 

@@ -46,7 +46,7 @@ BEGIN
     ELSIF vector_dims(given) <> dimensions THEN
         RAISE EXCEPTION 'the query vector has % dimensions, the active space has %', vector_dims(given), dimensions
             USING ERRCODE = 'data_exception', HINT = 'Embed the query with the model of the active space.';
-    ELSIF l2_norm(given) = 0 THEN
+    ELSIF vector_norm(given::vector) = 0 THEN
         RAISE EXCEPTION 'the query vector is zero: it has no direction to search in' USING ERRCODE = 'data_exception';
     ELSIF k IS NULL OR k NOT BETWEEN 1 AND 1000 THEN
         RAISE EXCEPTION 'k is %, it has to be from 1 to 1000', coalesce(k::text, 'null') USING ERRCODE = 'data_exception';

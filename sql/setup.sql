@@ -49,6 +49,10 @@ SELECT pg_try_advisory_lock(hashtext(:'name'));
 -- name: advisory_lock
 SELECT pg_advisory_lock(hashtext(:'name'));
 
+-- name: lock_range
+-- Two runs over the same case range take turns, stage by stage.
+SELECT pg_advisory_xact_lock(hashtext('qbench ' || :'key'));
+
 -- name: advisory_unlock
 SELECT pg_advisory_unlock(hashtext(:'name'));
 

@@ -89,6 +89,7 @@ def land_cases(database: Database, export: TestRailExport, case_range: CaseRange
     bounds = {"lower": case_range.lower, "upper": case_range.upper}
     rejected: list[_RejectedRow] = []
     with database.connection(f"land {case_range.key}", long=True) as connection, connection.transaction():
+        connection.execute(statement("setup.sql", "lock_range"), {"key": case_range.key})
         known: dict[int, bytes] = dict(
             connection.execute(statement("land.sql", "known_hashes"), bounds, binary=True).fetchall()
         )

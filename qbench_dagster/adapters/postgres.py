@@ -46,7 +46,8 @@ psycopg.adapters.register_dumper(JsonText, _JsonTextDumper)
 OLDEST_SERVER = 150000
 OLDEST_PGVECTOR = (0, 8)
 CONNECT_TIMEOUT_S = 15
-LOCK_TIMEOUT = "60s"
+LOCK_TIMEOUT = {"short": "60s", "long": "600s"}
+"""How long to wait for somebody else's lock; a load may wait for another run over the same case range."""
 SHOWN_PARAMETERS = {"host", "hostaddr", "port", "dbname", "user", "sslmode"}
 
 
@@ -149,7 +150,7 @@ class Database:
                 {
                     "application_name": f"qbench {purpose}"[:63],
                     "statement_timeout": "0" if long else self._statement_timeout,
-                    "lock_timeout": LOCK_TIMEOUT,
+                    "lock_timeout": LOCK_TIMEOUT["long" if long else "short"],
                     "search_path": f'pg_catalog, "{self.vector_schema}"',
                 },
             )
@@ -275,6 +276,11 @@ def migrate(connection: Connection) -> list[str]:
 
 def _versions(connection: Connection) -> list[tuple[str, str]]:
     return cast(list[tuple[str, str]], connection.execute(statement("setup.sql", "schema_versions")).fetchall())
+
+
+def check_reachable(url: str) -> None:
+    """Raise DatabaseError if nobody answers at `url`."""
+    _connect(url).close()
 
 
 def ensure_database(server_url: str, name: str, *, relaxed_commits: bool = False) -> str:

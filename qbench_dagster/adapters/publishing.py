@@ -45,6 +45,7 @@ def publish_cases(database: Database, space: Space, case_range: CaseRange) -> Pu
             values = bounds if name in ("delete_gone", "select_due") else None
             return max(0, connection.execute(query, values).rowcount)
 
+        connection.execute(statement("setup.sql", "lock_range"), {"key": case_range.key})
         result.removed = rows("delete_gone")
         rows("create_due")
         result.written = rows("select_due")

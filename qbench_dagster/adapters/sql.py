@@ -81,6 +81,9 @@ def fill(body: str, origin: str, variables: Mapping[str, str | int]) -> sql.Comp
         if name not in variables:
             raise SqlError(f"sql/{origin} needs the variable {name!r}")
         given = variables[name]
-        pieces.append(sql.Identifier(str(given)) if identifier else sql.SQL(str(int(given))))
+        if identifier:
+            pieces.append(sql.Identifier(str(given).replace("%", percent)))
+        else:
+            pieces.append(sql.SQL(str(int(given))))
     pieces.append(sql.SQL(code[end:].replace("%", percent)))
     return sql.Composed(pieces)

@@ -73,6 +73,7 @@ def stage_cases(database: Database, lookups: Lookups, case_range: CaseRange, pro
         reading.transaction(),
         writing.transaction(),
     ):
+        writing.execute(statement("setup.sql", "lock_range"), {"key": case_range.key})
         staged.landed = fetch_value(reading, statement("normalize.sql", "landed_cases"), **bounds)
         staged.removed = fetch_value(writing, statement("normalize.sql", "delete_removed"), **bounds)
         staged.rows_written = staged.removed

@@ -62,14 +62,12 @@ def pg_tables(
         if not (row := held[case_range.key]).balanced or row.incomplete
     }
     stage.holds(sum(row.published for row in held.values()))
+    for name in ("source_cases", "published", "rejected", "steps", "incomplete"):
+        stage.totals[name] = sum(getattr(row, name) for row in held.values())  # idle partitions count too
     return stage.result(
         [check("source_is_published_or_rejected", wrong)],
         per_second="rows_written",
         metadata={
-            "source_cases": sum(row.source_cases for row in held.values()),
-            "published": sum(row.published for row in held.values()),
-            "rejected": sum(row.rejected for row in held.values()),
-            "steps": sum(row.steps for row in held.values()),
             "dagster/column_schema": column_schema(column_types(postgres.database, "qbench", "test_documents")),
             "dagster/column_lineage": column_lineage(),
         },

@@ -123,6 +123,7 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find test cases, or steps, by what they say."""
+    query = query.encode(errors="replace").decode()  # a terminal may send bytes that are no text
     if not query.strip():
         _fail('The query is empty. Say what to look for, for instance: qbench search "cannot log in"')
     with clear_errors(), _database() as (settings, database):

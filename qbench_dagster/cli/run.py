@@ -169,7 +169,8 @@ def _execute(
     for event in result.get_asset_materialization_events():
         metadata = event.materialization.metadata
         values: dict[str, Any] = {name: v.value for name, v in metadata.items() if not name.startswith("dagster/")}
-        summary.stages[event.materialization.asset_key.to_user_string()] = {**values, **values.pop(RUN_TOTALS, {})}
+        totals = values.pop(RUN_TOTALS, {})  # of the run; beside them stand the counts of one partition
+        summary.stages[event.materialization.asset_key.to_user_string()] = {**values, **totals}
     report = summary.stages.get("parity_report", {}).get("report")
     summary.report = str(report) if report else summary.report
     for check in result.get_asset_check_evaluations():

@@ -120,10 +120,16 @@ def show_results(console: Console, results: Sequence[Mapping[str, Any]], *, step
             facts = [f"C{row['test_case_id']}", row["priority"], row["test_type"], row["folder_structure"]]
             where = "  ".join(str(fact) for fact in facts if fact)
             detail = ""
-        console.print(f"{rank:>3}. [bold]{row['similarity']:.3f}[/]  {escape(head[:160])}", highlight=False)
-        console.print(f"            [dim]{escape(where[:200])}[/]", highlight=False)
+        console.print(
+            f"{rank:>3}. [bold]{row['similarity']:.3f}[/]  {escape(head)}",
+            highlight=False,
+            no_wrap=True,
+            overflow="ellipsis",
+        )
+        console.print(f"            [dim]{escape(where)}[/]", highlight=False, no_wrap=True, overflow="ellipsis")
         if detail:
-            console.print(f"            [dim]expected: {escape(detail[:200])}[/]", highlight=False)
+            text = f"            [dim]expected: {escape(detail)}[/]"
+            console.print(text, highlight=False, no_wrap=True, overflow="ellipsis")
 
 
 def show_parity(console: Console, report: Mapping[str, Any], page: str | None) -> None:

@@ -31,7 +31,6 @@ def folder_path(section: Key, sections: Mapping[Key, Section[Key]]) -> tuple[str
             problem = f"section {current} is {what}, the path begins below it"
             break
         seen.add(current)
-        seen.add(current)
         names.append(_escaped(known.name))
         current = known.parent_id
     return "/".join(reversed(names)) or None, problem

@@ -1,0 +1,387 @@
+"""The parity report: a healthy database passes, and each fault planted in one is found, named, and never hidden."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from qbench_dagster.adapters import indexing
+from qbench_dagster.adapters.indexing import IndexSettings, ensure_index
+from qbench_dagster.adapters.parity import (
+    Evaluated,
+    check_accounting,
+    check_completeness,
+    check_privileges,
+    evaluate,
+    last_report,
+)
+from qbench_dagster.adapters.postgres import Database
+from qbench_dagster.core.ranges import CaseRange, ranges_of
+from qbench_dagster_tests.support import SPACE, case, execute, rows, run_pipeline, write_export
+
+HALFVEC = IndexSettings(strategy="halfvec", m=16, ef_construction=64, ef_search=100)
+ACCOUNTING, WORDS, VECTORS, RECALL, PRIVILEGES = (
+    "source_is_published_or_rejected", "no_word_lost", "vectors_complete_and_sound", "recall_reaches_target",
+    "reader_has_least_privilege",
+)  # fmt: skip
+RANGES = list(ranges_of(["from_0000000001", "from_0000000050"]).values())
+IN_EXPORT = 101
+
+
+@pytest.fixture
+def healthy(clean_database: Database, tmp_path: Path) -> Database:
+    """100 published cases and a rejected one, in two partitions."""
+    cases = [
+        case(n, f"Case {n}", steps=f"Open page{n}\nPress button{n}", preconditions=f"User{n}") for n in range(1, 101)
+    ]
+    path = write_export(tmp_path / "export.db", [*cases, case(101, " ")])
+    run_pipeline(clean_database, path, index=HALFVEC, keys=[each.key for each in RANGES])
+    return clean_database
+
+
+def report(database: Database, ranges: list[CaseRange] = RANGES, **options: Any) -> Evaluated:
+    chosen: dict[str, Any] = {"target_recall": 0.9, "rows_in_export": IN_EXPORT, "details": {}, **options}
+    return evaluate(database, SPACE, HALFVEC, ranges, progress=lambda _: None, **chosen)
+
+
+def failed(evaluated: Evaluated) -> list[str]:
+    names = [finding["name"] for finding in evaluated.report["findings"] if not finding["passed"]]
+    assert evaluated.passed is (not names)
+    return names
+
+
+def offenders(evaluated: Evaluated, name: str) -> list[dict[str, Any]]:
+    return next(list(finding["offenders"]) for finding in evaluated.report["findings"] if finding["name"] == name)
+
+
+def numbers(evaluated: Evaluated, name: str) -> dict[str, Any]:
+    return next(dict(finding["numbers"]) for finding in evaluated.report["findings"] if finding["name"] == name)
+
+
+def test_a_healthy_database_passes(healthy: Database) -> None:
+    found = report(healthy, details={"run_id": "r1"})
+    assert found.fresh
+    assert failed(found) == []
+    assert [finding["name"] for finding in found.report["findings"]] == [ACCOUNTING, WORDS, VECTORS, RECALL, PRIVILEGES]
+    assert numbers(found, ACCOUNTING) == {
+        "source_cases": 101, "published": 100, "rejected": 1, "rows_in_export": IN_EXPORT,
+    }  # fmt: skip
+    assert numbers(found, WORDS)["cases"] == 100
+    assert numbers(found, VECTORS)["vectors"] == sum(
+        rows(healthy, f"SELECT count(*) FROM {SPACE.name}.{kind}_embeddings")[0][0] for kind in ("doc", "step")
+    )
+    assert [row["key"] for row in found.report["partitions"]] == [each.key for each in RANGES]
+    assert [(row["case_id"], row["reason"]) for row in found.report["rejects"]] == [(101, "blank_title")]
+    assert found.report["details"]["run_id"] == "r1"
+    assert found.report["details"]["versions"]["postgresql"]
+    assert last_report(healthy, SPACE) == json.loads(json.dumps(found.report))
+    assert check_accounting(healthy, RANGES).passed
+    assert check_completeness(healthy, SPACE).passed
+    assert check_privileges(healthy).passed
+
+
+# Invariant 1
+
+
+def test_a_published_case_that_is_lost_is_named(healthy: Database) -> None:
+    execute(healthy, "DELETE FROM store.test_documents WHERE test_case_id = 42")
+    found = report(healthy)
+    assert failed(found) == [ACCOUNTING]
+    assert offenders(found, ACCOUNTING)[0]["case_id"] == 42
+    assert "not published" in offenders(found, ACCOUNTING)[0]["wrong"]
+    assert not check_accounting(healthy, RANGES).passed
+    assert [row["published"] for row in found.report["partitions"]] == [48, 51]
+
+
+def test_a_landed_case_that_was_never_normalised_is_named(healthy: Database) -> None:
+    execute(healthy, "DELETE FROM store.test_documents WHERE test_case_id = 42")
+    execute(healthy, "DELETE FROM staging.test_documents WHERE case_id = 42")
+    wrong = offenders(report(healthy), ACCOUNTING)
+    assert [row["case_id"] for row in wrong] == [42]
+    assert "not normalised" in wrong[0]["wrong"]
+
+
+def test_a_published_case_without_a_source_is_named(healthy: Database) -> None:
+    execute(healthy, """INSERT INTO store.test_documents SELECT (jsonb_populate_record(d, '{"test_case_id": 7777,
+        "uid": "testrail_7777"}')).* FROM store.test_documents d WHERE test_case_id = 42""")  # fmt: skip
+    found = report(healthy)
+    assert failed(found) == [ACCOUNTING]
+    assert offenders(found, ACCOUNTING) == [{"case_id": 7777, "wrong": "published, but not in the source any more"}]
+
+
+def test_a_case_that_left_the_source_and_is_still_published_is_named(healthy: Database) -> None:
+    execute(healthy, "UPDATE landing.cases SET removed_at = now() WHERE id = 42")
+    assert [row["case_id"] for row in offenders(report(healthy), ACCOUNTING)] == [42]
+
+
+def test_two_faults_that_cancel_out_are_both_named(healthy: Database) -> None:
+    execute(healthy, "DELETE FROM store.test_steps WHERE test_case_id = 99")
+    execute(healthy, "DELETE FROM store.test_preconditions WHERE test_case_id = 99")
+    execute(healthy, "UPDATE store.test_documents SET test_case_id = 7049, uid = 'x' WHERE test_case_id = 99")
+    found = report(healthy)
+    assert ACCOUNTING in failed(found)
+    assert {row["case_id"] for row in offenders(found, ACCOUNTING)} == {99, 7049}
+
+
+def test_a_case_published_and_rejected_at_once_is_named(healthy: Database) -> None:
+    execute(healthy, "INSERT INTO staging.rejects VALUES (42, 'h', 1, 'blank_title', 'planted')")
+    assert {"case_id": 42, "wrong": "published and rejected at once"} in offenders(report(healthy), ACCOUNTING)
+
+
+def test_a_lost_reject_is_named(healthy: Database) -> None:
+    execute(healthy, "DELETE FROM staging.rejects")
+    assert [row["case_id"] for row in offenders(report(healthy), ACCOUNTING)] == [101]
+
+
+@pytest.mark.parametrize("in_export", [100, 102, 0])
+def test_an_export_of_another_size_is_told(healthy: Database, in_export: int) -> None:
+    found = report(healthy, rows_in_export=in_export)
+    assert failed(found) == [ACCOUNTING]
+    summary = found.report["findings"][0]["summary"]
+    assert f"the export itself holds {in_export:,} rows: materialise sqlite_cases" in summary
+    assert failed(report(healthy)) == [], "the export's own number again"
+
+
+def test_a_partition_that_nobody_registered_is_told_by_the_export(healthy: Database) -> None:
+    assert ACCOUNTING in failed(report(healthy, RANGES[:1]))
+    assert failed(report(healthy, [], rows_in_export=None)) == [], "nothing registered, nothing claimed"
+
+
+# Invariant 2
+
+
+@pytest.mark.parametrize(
+    ("change", "lost"),
+    [
+        ("UPDATE store.test_steps SET action = replace(action, 'button42', '') WHERE test_case_id = 42", ["button42"]),
+        ("DELETE FROM store.test_preconditions WHERE test_case_id = 42", ["User42"]),
+        ("UPDATE store.test_steps SET action = lower(action) WHERE test_case_id = 42", ["Open", "Press"]),
+    ],
+)  # fmt: skip
+def test_a_lost_word_is_named_with_its_case(healthy: Database, change: str, lost: list[str]) -> None:
+    execute(healthy, change)
+    found = report(healthy)
+    assert failed(found) == [WORDS]
+    assert offenders(found, WORDS) == [{"case_id": 42, "lost": lost}]
+
+
+def test_lost_steps_are_named(healthy: Database) -> None:
+    execute(healthy, "DELETE FROM store.test_steps WHERE test_case_id IN (42, 43)")
+    assert [row["case_id"] for row in offenders(report(healthy), WORDS)] == [42, 43]
+
+
+# Invariant 4
+
+
+@pytest.mark.parametrize(("kind", "wrong"), [("doc", "its document has no vector"), ("step", "a step has no vector")])
+def test_a_lost_vector_is_named_with_its_case(healthy: Database, kind: str, wrong: str) -> None:
+    table = {"doc": "test_documents", "step": "test_steps"}[kind]
+    execute(healthy, f"""DELETE FROM {SPACE.name}.{kind}_embeddings
+        WHERE text_hash IN (SELECT text_hash FROM store.{table} WHERE test_case_id = 42)""")  # fmt: skip
+    found = report(healthy)
+    assert failed(found) == [VECTORS]
+    assert offenders(found, VECTORS) == [{"case_id": 42, "wrong": wrong}]
+    assert not check_completeness(healthy, SPACE).passed
+
+
+@pytest.mark.parametrize(("factor", "wrong"), [(0, "zero"), (2, "wrong_norm")])
+@pytest.mark.parametrize("kind", ["doc", "step"])
+def test_an_unsound_vector_is_named(healthy: Database, kind: str, factor: int, wrong: str) -> None:
+    execute(healthy, f"""INSERT INTO {SPACE.name}.{kind}_embeddings
+        SELECT sha256('planted'), embedding * array_fill({factor}, ARRAY[64])::halfvec, 'planted', now()
+        FROM {SPACE.name}.{kind}_embeddings LIMIT 1""")  # fmt: skip
+    planted = rows(healthy, "SELECT encode(sha256('planted'), 'hex')")[0][0]
+    found = report(healthy)
+    assert VECTORS in failed(found)
+    assert offenders(found, VECTORS) == [{"kind": kind, "text_hash": planted, "wrong": wrong}]
+
+
+def test_a_vector_that_became_zero_in_its_place_is_named(healthy: Database) -> None:
+    execute(healthy, f"""UPDATE {SPACE.name}.doc_embeddings SET embedding = array_fill(0, ARRAY[64])::halfvec
+        WHERE text_hash = (SELECT text_hash FROM store.test_documents WHERE test_case_id = 42)""")  # fmt: skip
+    found = report(healthy)
+    named = rows(healthy, "SELECT encode(text_hash, 'hex') FROM store.test_documents WHERE test_case_id = 42")[0][0]
+    assert {"kind": "doc", "text_hash": named, "wrong": "zero"} in offenders(found, VECTORS)
+
+
+# Invariant 7
+
+
+def test_a_target_beyond_reach_fails(healthy: Database) -> None:
+    found = report(healthy, target_recall=1.01)
+    assert failed(found) == [RECALL]
+    assert {row["queries"] for row in offenders(found, RECALL)} == {
+        f"{kind}_{queries}" for kind in ("doc", "step") for queries in ("stored", "perturbed")
+    }
+
+
+def test_a_wrecked_index_fails(healthy: Database) -> None:
+    """The index is given the keys of other rows: what its scan leads to are not the neighbours."""
+    name = f"{SPACE.name}.doc_embeddings"
+    execute(healthy, f"DROP INDEX {name}_halfvec")
+    # An index over a part of the rows only, which the planner is made to believe is whole.
+    execute(healthy, f"""CREATE INDEX doc_embeddings_halfvec ON {name} USING hnsw (embedding halfvec_cosine_ops)
+        WHERE get_byte(text_hash, 0) < 64""")  # fmt: skip
+    execute(healthy, "UPDATE pg_index SET indpred = NULL WHERE indexrelid = %s::regclass", f"{name}_halfvec")
+    execute(healthy, f"ALTER DATABASE {rows(healthy, 'SELECT current_database()')[0][0]} SET enable_seqscan = off")
+    try:
+        with Database(healthy.url) as opened:
+            found = report(opened)
+    finally:
+        execute(healthy, f"ALTER DATABASE {rows(healthy, 'SELECT current_database()')[0][0]} RESET ALL")
+    assert failed(found) == [RECALL]
+    assert {"doc_stored", "doc_perturbed"} == {row["queries"] for row in offenders(found, RECALL)}
+    assert max(row["recall"] for row in offenders(found, RECALL)) < 0.6
+    execute(healthy, f"REINDEX INDEX {name}_halfvec")
+    execute(healthy, f"DROP INDEX {name}_halfvec")
+    ensure_index(healthy, SPACE, "doc", HALFVEC, lambda *_: None)
+    assert failed(report(healthy)) == []
+
+
+# Invariant 9
+
+EXCESS = [
+    ("GRANT USAGE ON SCHEMA store TO qbench_reader", "store", "USAGE"),
+    ("GRANT SELECT ON landing.cases TO qbench_reader", "landing.cases", "SELECT"),
+    (f"GRANT SELECT ON {SPACE.name}.doc_embeddings TO PUBLIC", f"{SPACE.name}.doc_embeddings", "SELECT"),
+    ("GRANT DELETE ON qbench.test_preconditions TO qbench_reader", "qbench.test_preconditions", "DELETE"),
+    ("GRANT CREATE ON SCHEMA qbench TO qbench_reader", "qbench", "CREATE"),
+    ("GRANT SELECT (title) ON store.test_documents TO qbench_reader", "store.test_documents", "SELECT"),
+    ("GRANT UPDATE (condition) ON qbench.test_preconditions TO qbench_reader", "qbench.test_preconditions", "UPDATE"),
+    ("GRANT SELECT ON public.qbench_schema_versions TO qbench_reader", "public.qbench_schema_versions", "SELECT"),
+]
+
+
+@pytest.mark.parametrize(("grant", "thing", "privilege"), EXCESS)
+def test_a_right_too_many_is_named(healthy: Database, grant: str, thing: str, privilege: str) -> None:
+    execute(healthy, grant)
+    try:
+        found = report(healthy)
+        assert failed(found) == [PRIVILEGES]
+        assert offenders(found, PRIVILEGES) == [{"object": thing, "privilege": privilege}]
+        assert not check_privileges(healthy).passed
+    finally:
+        execute(healthy, grant.replace("GRANT", "REVOKE", 1).replace(" TO ", " FROM "))
+    assert failed(report(healthy)) == []
+
+
+def test_a_right_to_create_schemas_is_named(healthy: Database) -> None:
+    name = rows(healthy, "SELECT current_database()")[0][0]
+    execute(healthy, f"GRANT CREATE ON DATABASE {name} TO qbench_reader")
+    try:
+        assert offenders(report(healthy), PRIVILEGES) == [{"object": f"database {name}", "privilege": "CREATE"}]
+    finally:
+        execute(healthy, f"REVOKE CREATE ON DATABASE {name} FROM qbench_reader")
+
+
+def test_a_role_that_became_too_mighty_is_named(healthy: Database) -> None:
+    execute(healthy, "ALTER ROLE qbench_reader CREATEROLE")
+    try:
+        assert offenders(report(healthy), PRIVILEGES) == [{"object": "role qbench_reader", "privilege": "CREATEROLE"}]
+    finally:
+        execute(healthy, "ALTER ROLE qbench_reader NOCREATEROLE")
+
+
+def test_rights_by_membership_are_named(healthy: Database) -> None:
+    execute(healthy, "GRANT pg_read_all_data TO qbench_reader")
+    try:
+        named = {(row["object"], row["privilege"]) for row in offenders(report(healthy), PRIVILEGES)}
+        assert {("landing.cases", "SELECT"), ("store", "USAGE")} <= named
+    finally:
+        execute(healthy, "REVOKE pg_read_all_data FROM qbench_reader")
+
+
+@pytest.mark.parametrize(
+    ("change", "thing"),
+    [
+        ("REVOKE SELECT ON qbench.test_steps FROM qbench_reader", "qbench.test_steps"),
+        ("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA qbench FROM qbench_reader", "qbench.search_steps"),
+        ("REVOKE USAGE ON SCHEMA qbench FROM qbench_reader", "qbench.test_documents"),
+        ("DROP VIEW qbench.test_related_issues", "qbench.test_related_issues"),
+    ],
+)
+def test_a_right_that_is_missing_is_named(healthy: Database, change: str, thing: str) -> None:
+    execute(healthy, change)
+    found = report(healthy)
+    assert failed(found) == [PRIVILEGES]
+    assert thing in {row["object"] for row in offenders(found, PRIVILEGES)}
+
+
+# A report stands while nothing was written
+
+
+def test_a_report_is_reused_while_nothing_was_written(healthy: Database) -> None:
+    first = report(healthy)
+    again = report(healthy)
+    assert (first.fresh, again.fresh) == (True, False)
+    assert again.report == json.loads(json.dumps(first.report))
+    assert rows(healthy, "SELECT count(*) FROM store.parity_reports") == [(1,)]
+    assert report(healthy, force=True).fresh
+    assert not report(healthy).fresh
+
+
+@pytest.mark.parametrize(
+    ("tamper", "finding"),
+    [
+        ("DELETE FROM store.test_documents WHERE test_case_id = 42", ACCOUNTING),
+        ("UPDATE store.test_steps SET action = 'x' WHERE test_case_id = 42", WORDS),
+        (f"DELETE FROM {SPACE.name}.step_embeddings", VECTORS),
+        ("TRUNCATE store.test_documents CASCADE", ACCOUNTING),
+        ("TRUNCATE store.test_preconditions", WORDS),
+        (f"TRUNCATE {SPACE.name}.doc_embeddings", VECTORS),
+        ("GRANT SELECT ON store.spaces TO qbench_reader", PRIVILEGES),
+    ],
+)
+def test_tampering_after_a_report_is_seen(healthy: Database, tamper: str, finding: str) -> None:
+    assert report(healthy).passed
+    assert not report(healthy).fresh
+    with psycopg.connect(healthy.url) as connection:  # by hand: not through our own connections
+        connection.execute(tamper)  # type: ignore[call-overload]
+    try:
+        found = report(healthy)
+        assert found.fresh
+        assert finding in failed(found)
+    finally:
+        execute(healthy, "REVOKE SELECT ON store.spaces FROM qbench_reader")
+
+
+def test_a_report_about_something_else_is_not_reused(healthy: Database) -> None:
+    report(healthy)
+    for other in (
+        {"target_recall": 0.8},
+        {"rows_in_export": 7},
+        {"ranges": RANGES[:1]},
+    ):
+        assert report(healthy, **other).fresh, other
+    assert evaluate(
+        healthy, SPACE, IndexSettings("halfvec", 16, 64, 50), RANGES, target_recall=0.9, rows_in_export=IN_EXPORT,
+        details={}, progress=lambda _: None,
+    ).fresh  # fmt: skip
+
+
+def test_an_export_that_is_not_at_hand_leaves_the_report_standing(healthy: Database) -> None:
+    report(healthy, rows_in_export=7)
+    kept = report(healthy, rows_in_export=None)
+    assert not kept.fresh
+    assert failed(kept) == [ACCOUNTING], "what it said of the export stands as well"
+
+
+def test_without_write_counters_every_report_is_fresh(healthy: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    report(healthy)
+    for module in ("parity", "indexing"):
+        monkeypatch.setattr(f"qbench_dagster.adapters.{module}.write_counters", lambda *_: [])
+    assert report(healthy).fresh
+    assert report(healthy).fresh
+
+
+def test_progress_is_told_of_every_case(healthy: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qbench_dagster.adapters.parity.BATCH", 7)
+    told: list[int] = []
+    evaluate(healthy, SPACE, HALFVEC, RANGES, target_recall=0.9, rows_in_export=None, details={}, progress=told.append)
+    assert sum(told) == 100
+    assert max(told) == 7
+    assert indexing.QUERIES >= 100

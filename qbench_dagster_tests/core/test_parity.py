@@ -1,0 +1,134 @@
+"""The findings of a report: each passes where its invariant holds, and fails for its own fault."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+
+from qbench_dagster.core import parity
+from qbench_dagster.core.parity import MAX_OFFENDERS, Finding, ParityReport, PartitionRow
+from qbench_dagster.core.recall import VectorHealth
+
+ROW = PartitionRow("from_0000000729", source_cases=10, published=9, rejected=1, incomplete=0, steps=30)
+COUNTS = {"documents_without_vector": 0, "steps_without_vector": 0, "steps_without_document": 0}
+HEALTH = {kind: asdict(VectorHealth(rows=5)) for kind in ("doc", "step")}
+MEASURED: dict[str, dict[str, Any]] = {
+    "doc": {"stored": 0.99, "perturbed": 0.96},
+    "step": {"stored": 1.0, "perturbed": 0.97},
+}
+
+
+def healthy() -> list[Finding]:
+    return [
+        parity.accounting([ROW], 10, [], 0),
+        parity.words_kept(9, {}),
+        parity.vectors_complete(COUNTS, HEALTH, []),
+        parity.recall_reached(MEASURED, 0.95),
+        parity.least_privilege([], []),
+    ]
+
+
+def report(findings: list[Finding]) -> ParityReport:
+    return ParityReport("2026-01-01T00:00:00+00:00", "space_x", findings, [ROW], [], {})
+
+
+@pytest.mark.parametrize("finding", healthy(), ids=lambda finding: finding.name)
+def test_what_is_healthy_passes_without_an_offender(finding: Finding) -> None:
+    assert finding.passed
+    assert (list(finding.offenders), finding.offender_count) == ([], 0)
+    assert finding.summary
+
+
+def test_the_verdict_needs_every_finding() -> None:
+    assert report(healthy()).passed
+    for index in range(5):
+        findings = healthy()
+        findings[index] = replace(findings[index], passed=False)
+        assert not report(findings).passed
+
+
+def test_a_report_is_json_with_the_verdict_first() -> None:
+    values = report(healthy()).as_json()
+    assert next(iter(values)) == "passed"
+    assert json.loads(json.dumps(values))["findings"][0]["numbers"]["source_cases"] == 10
+
+
+def test_a_case_that_is_neither_published_nor_rejected_fails() -> None:
+    found = parity.accounting([replace(ROW, published=8)], None, [{"case_id": 800, "wrong": "lost"}], 1)
+    assert not found.passed
+    assert found.summary == "10 source cases, but 8 published + 1 rejected"
+    assert list(found.offenders) == [{"case_id": 800, "wrong": "lost"}]
+
+
+def test_partitions_that_only_balance_together_fail() -> None:
+    rows = [replace(ROW, published=10), replace(ROW, key="from_0000009999", published=8)]
+    assert not parity.accounting(rows, 20, [], 0).passed
+
+
+def test_an_unaccounted_case_fails_though_the_numbers_add_up() -> None:
+    assert not parity.accounting([ROW], 10, [{"case_id": 1, "wrong": "published and rejected at once"}], 1).passed
+
+
+@pytest.mark.parametrize(("in_export", "passed"), [(10, True), (None, True), (11, False), (9, False), (0, False)])
+def test_an_export_of_another_size_fails_and_says_so(in_export: int | None, passed: bool) -> None:
+    found = parity.accounting([ROW], in_export, [], 0)
+    assert found.passed is passed
+    assert ("the export itself holds" in found.summary) is not passed
+
+
+def test_a_lost_word_fails_and_names_the_case() -> None:
+    found = parity.words_kept(9, {801: ["page"], 800: [f"w{n}" for n in range(50)]})
+    assert not found.passed
+    assert [offender["case_id"] for offender in found.offenders] == [800, 801]
+    assert len(found.offenders[0]["lost"]) == 20
+    assert found.offenders[1]["lost"] == ["page"]
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_row_without_its_vector_or_document_fails(name: str) -> None:
+    found = parity.vectors_complete({**COUNTS, name: 2}, HEALTH, [{"case_id": 800, "wrong": "a step has no vector"}])
+    assert not found.passed
+    assert found.numbers[name] == found.offender_count == 2
+    assert found.offenders[0]["case_id"] == 800
+
+
+@pytest.mark.parametrize("wrong", ["zero", "not_finite", "wrong_norm"])
+@pytest.mark.parametrize("kind", ["doc", "step"])
+def test_an_unsound_vector_fails_and_is_named(kind: str, wrong: str) -> None:
+    found = parity.vectors_complete(COUNTS, {**HEALTH, kind: {**HEALTH[kind], wrong: ["ab" * 32]}}, [])
+    assert not found.passed
+    assert list(found.offenders) == [{"kind": kind, "text_hash": "ab" * 32, "wrong": wrong}]
+
+
+@pytest.mark.parametrize("kind", MEASURED)
+@pytest.mark.parametrize("queries", ["stored", "perturbed"])
+def test_recall_below_the_target_fails_for_either_kind_of_query(kind: str, queries: str) -> None:
+    low = {**MEASURED, kind: {**MEASURED[kind], queries: 0.9499}}
+    found = parity.recall_reached(low, 0.95)
+    assert not found.passed
+    assert list(found.offenders) == [{"queries": f"{kind}_{queries}", "recall": 0.9499}]
+    assert parity.recall_reached({**MEASURED, kind: {**MEASURED[kind], queries: 0.95}}, 0.95).passed
+
+
+def test_without_vectors_there_is_no_recall_to_miss() -> None:
+    found = parity.recall_reached({"doc": {"stored": None, "perturbed": None}}, 0.95)
+    assert found.passed
+    assert found.summary == "no vectors to search"
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_right_too_many_or_missing_fails(missing: bool) -> None:
+    right = [{"object": "store.test_documents", "privilege": "SELECT"}]
+    found = parity.least_privilege([], right) if missing else parity.least_privilege(right, [])
+    assert not found.passed
+    assert list(found.offenders) == right
+    assert found.numbers == {"excess": int(not missing), "missing": int(missing)}
+
+
+def test_offenders_are_cut_and_their_number_is_not() -> None:
+    many = {case_id: ["lost"] for case_id in range(1, 251)}
+    found = parity.words_kept(300, many)
+    assert (len(found.offenders), found.offender_count) == (MAX_OFFENDERS, 250)
