@@ -97,14 +97,16 @@ def ensure_index(
             return Build(kind, settings.strategy, rows, size, known[0]["seconds"], rebuilt=False)
         started = time.monotonic()
         temporary = f"{final}_new"
-        connection.execute(statement("index.sql", "drop_index", space=space.name, index=temporary))
+        # A killed run's server process may still be building: VACUUM waits for it, then what it left can go.
         connection.execute(statement("index.sql", "vacuum", space=space.name, table=table))
+        connection.execute(statement("index.sql", "drop_index", space=space.name, index=temporary))
         if settings.strategy != "none":
             _build(database, connection, space, table, temporary, settings, rows, progress)
         seconds = time.monotonic() - started
         with connection.transaction():
             for index in existing:
-                connection.execute(statement("index.sql", "drop_index", space=space.name, index=index["name"]))
+                if index["name"] != temporary:  # left by a killed run and dropped above; now it is the new one
+                    connection.execute(statement("index.sql", "drop_index", space=space.name, index=index["name"]))
             if settings.strategy != "none":
                 connection.execute(
                     statement("index.sql", "rename_index", space=space.name, index=temporary, new_name=final)

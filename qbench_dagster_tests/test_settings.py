@@ -1,0 +1,212 @@
+"""The settings: defaults, every variable, what a wrong one is told, and the table in the README."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr, ValidationError
+
+from qbench_dagster.settings import Settings, SettingsError, dagster_storage_url, load_settings
+
+README = Path(__file__).parents[1] / "README.md"
+SECRET = "hunter2"
+SECRETS = ["DATABASE_URL", "QBENCH_DAGSTER_DATABASE_URL"]
+ALIASES = {str(field.alias): name for name, field in Settings.model_fields.items()}
+
+GOOD: dict[str, tuple[str, Any]] = {
+    "DATABASE_URL": ("postgresql://ada:hunter2@db/qa", SecretStr("postgresql://ada:hunter2@db/qa")),
+    "QBENCH_HOME": ("/data/qbench", Path("/data/qbench")),
+    "QBENCH_EXPORT": ("/data/testrail_data.db", Path("/data/testrail_data.db")),
+    "QBENCH_EMBEDDER": ("lexical", "lexical"),
+    "QBENCH_DIMENSIONS": ("1536", 1536),
+    "QBENCH_VECTOR_TYPE": ("vector", "vector"),
+    "QBENCH_INDEX": ("halfvec", "halfvec"),
+    "QBENCH_HNSW_M": ("24", 24),
+    "QBENCH_HNSW_EF_CONSTRUCTION": ("200", 200),
+    "QBENCH_EF_SEARCH": ("400", 400),
+    "QBENCH_TARGET_RECALL": ("0.99", 0.99),
+    "QBENCH_PARTITION_CASES": ("1000", 1000),
+    "QBENCH_MAX_DELETE_SHARE": ("0.5", 0.5),
+    "QBENCH_PG_MEMORY_MB": ("4096", 4096),
+    "QBENCH_STATEMENT_TIMEOUT_S": ("0", 0),
+    "QBENCH_DAGSTER_DATABASE_URL": ("postgres://ada:hunter2@db/dg", SecretStr("postgres://ada:hunter2@db/dg")),
+}
+WRONG = {
+    "DATABASE_URL": [f"mysql://ada:{SECRET}@db/qa", SECRET, f"host=db password={SECRET}"],
+    "QBENCH_EMBEDDER": ["gpt"],
+    "QBENCH_DIMENSIONS": ["1", "4001", "many", "1.5"],
+    "QBENCH_VECTOR_TYPE": ["bit"],
+    "QBENCH_INDEX": ["ivfflat"],
+    "QBENCH_HNSW_M": ["1", "101"],
+    "QBENCH_HNSW_EF_CONSTRUCTION": ["3", "1001"],
+    "QBENCH_EF_SEARCH": ["0", "1001"],
+    "QBENCH_TARGET_RECALL": ["0", "1.1"],
+    "QBENCH_PARTITION_CASES": ["0"],
+    "QBENCH_MAX_DELETE_SHARE": ["-0.1", "20%"],
+    "QBENCH_PG_MEMORY_MB": ["64"],
+    "QBENCH_STATEMENT_TIMEOUT_S": ["-1"],
+    "QBENCH_DAGSTER_DATABASE_URL": [f"sqlite:///{SECRET}"],
+}
+
+
+def test_the_defaults() -> None:
+    settings = load_settings()
+    assert settings.database_url is settings.export is settings.pg_memory_mb is settings.dagster_database_url is None
+    assert settings.home == Path(".qbench")
+    assert (settings.embedder, settings.dimensions, settings.vector_type) == ("lexical", 3072, "halfvec")
+    assert (settings.index_strategy, settings.hnsw_m, settings.hnsw_ef_construction) == ("binary", 16, 128)
+    assert (settings.ef_search, settings.target_recall) == (200, 0.95)
+    assert (settings.partition_cases, settings.max_delete_share, settings.statement_timeout_s) == (5000, 0.2, 60)
+
+
+def test_every_setting_is_tried_here() -> None:
+    assert set(GOOD) == set(ALIASES)
+    assert set(ALIASES) - set(WRONG) <= {"QBENCH_HOME", "QBENCH_EXPORT"}  # any path is one
+    assert {alias for alias, name in ALIASES.items() if "SecretStr" in str(Settings.model_fields[name])} == set(SECRETS)
+
+
+@pytest.mark.parametrize("variable", sorted(GOOD))
+def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    text, value = GOOD[variable]
+    monkeypatch.setenv(variable, text)
+    assert getattr(load_settings(), ALIASES[variable]) == value
+
+
+@pytest.mark.parametrize(("variable", "text"), [(name, text) for name, texts in WRONG.items() for text in texts])
+def test_a_wrong_value_is_named_and_a_secret_is_not(monkeypatch: pytest.MonkeyPatch, variable: str, text: str) -> None:
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(SettingsError, match=rf"^Check the environment:\n  {variable}: ") as caught:
+        load_settings()
+    assert SECRET not in "".join([repr(caught.value), *traceback.format_exception(caught.value)])
+
+
+@pytest.mark.parametrize("variable", SECRETS)
+@given(password=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=10))
+def test_no_password_is_said_whatever_it_holds(variable: str, password: str) -> None:
+    password = f"\u2020{password}\u2020"
+    for scheme in ("mysql", "postgresql"):
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setenv(variable, f"{scheme}://ada:{password}@db/qa")
+            try:
+                said = f"{load_settings()!r} {load_settings()} {load_settings().shown()}"
+            except SettingsError as error:
+                said = "".join(traceback.format_exception(error))
+                assert scheme == "mysql"
+            assert "\u2020" not in said
+
+
+@pytest.mark.parametrize("variable", ["HOME", "EXPORT", "DIMENSIONS", "SPACE", "EMBEDDER"])
+def test_only_our_own_variables_are_read(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """$HOME is everybody's: were it read, the embedded PostgreSQL would lie in the user's home folder."""
+    before = load_settings()
+    monkeypatch.setenv(variable, "/somewhere")
+    assert load_settings() == before
+
+
+def test_every_wrong_variable_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QBENCH_HNSW_M", "1")
+    monkeypatch.setenv("QBENCH_EF_SEARCH", "0")
+    with pytest.raises(SettingsError) as caught:
+        load_settings(dimensions=1)
+    lines = str(caught.value).splitlines()[1:]
+    assert sorted(line.split(":")[0].strip() for line in lines) == [
+        "QBENCH_DIMENSIONS", "QBENCH_EF_SEARCH", "QBENCH_HNSW_M",
+    ]  # fmt: skip
+
+
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = load_settings()
+    for variable in ALIASES:
+        monkeypatch.setenv(variable, "")
+    assert load_settings() == before
+
+
+def test_overrides_win_and_none_is_no_override(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QBENCH_EXPORT", "environment.db")
+    assert load_settings(export=Path("argument.db")).export == Path("argument.db")
+    assert load_settings(export=None).export == Path("environment.db")
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        load_settings().dimensions = 2
+
+
+def test_what_is_shown_hides_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, (text, _) in GOOD.items():
+        monkeypatch.setenv(variable, text)
+    shown = load_settings().shown()
+    assert list(shown) == list(ALIASES)
+    assert [shown[name] for name in SECRETS] == ["(set)", "(set)"]
+    assert shown["QBENCH_DIMENSIONS"] == "1536"
+    assert SECRET not in repr(shown)
+    assert SECRET not in repr(load_settings())
+
+
+def test_what_is_not_set_is_not_shown() -> None:
+    shown = load_settings().shown()
+    assert set(ALIASES) - set(shown) == {*SECRETS, "QBENCH_EXPORT", "QBENCH_PG_MEMORY_MB"}
+
+
+def test_the_space_is_named_for_what_decides_its_vectors() -> None:
+    assert load_settings().space == "space_lexical_3072"
+    assert load_settings(dimensions=64, vector_type="vector").space == "space_lexical_64_f32"
+
+
+def test_folders_do_not_move_with_the_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_settings().reports == tmp_path / ".qbench" / "reports"
+    assert load_settings().dagster_home == tmp_path / ".qbench" / "dagster"
+
+
+@pytest.mark.parametrize(
+    ("url", "schema", "expected"),
+    [
+        ("postgresql://a:b@h:1/d", None, "postgresql+psycopg2://a:b@h:1/d"),
+        ("postgres://h/d", None, "postgresql+psycopg2://h/d"),
+        ("postgresql+psycopg://h/d", None, "postgresql+psycopg2://h/d"),
+        ("postgresql://h/d", "dagster", "postgresql+psycopg2://h/d?options=-csearch_path%3Ddagster"),
+        (
+            "postgresql://u@/d?host=/tmp/a%20b&port=5432",
+            "dagster",
+            "postgresql+psycopg2://u@/d?host=/tmp/a%20b&port=5432&options=-csearch_path%3Ddagster",
+        ),
+    ],
+)
+def test_dagsters_url(url: str, schema: str | None, expected: str) -> None:
+    assert dagster_storage_url(url, schema=schema) == expected
+
+
+def test_dagsters_url_leads_to_its_schema(fresh_url: str) -> None:
+    url = dagster_storage_url(fresh_url, schema="dagster").replace("+psycopg2", "")
+    connection = psycopg2.connect(url)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW search_path")
+            assert cursor.fetchone() == ("dagster",)
+    finally:
+        connection.close()
+
+
+def variables_in_table(markdown: str) -> list[str]:
+    """First column of the table of settings."""
+    table = re.search(r"^\| *setting *\|.*\n\|[-:| ]+\n((?:\|.*\n?)+)", markdown, re.MULTILINE | re.IGNORECASE)
+    assert table is not None, "the README has no table of settings"
+    return [line.split("|")[1].strip().strip("`") for line in table[1].splitlines()]
+
+
+def test_the_readme_lists_every_setting() -> None:
+    assert sorted(variables_in_table(README.read_text(encoding="utf-8"))) == sorted(ALIASES)
+
+
+def test_a_setting_the_readme_forgot_is_seen() -> None:
+    lines = README.read_text(encoding="utf-8").splitlines(keepends=True)
+    without = "".join(line for line in lines if not line.startswith("| `QBENCH_HNSW_M`"))
+    assert set(ALIASES) - set(variables_in_table(without)) == {"QBENCH_HNSW_M"}
