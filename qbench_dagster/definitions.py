@@ -13,7 +13,8 @@ from qbench_dagster.automation import (
     plan_case_ranges,
 )
 from qbench_dagster.checks import TABLE_CHECKS
-from qbench_dagster.resources import EmbedderResource, ExportResource, PostgresResource, Progress
+from qbench_dagster.progress import Progress
+from qbench_dagster.resources import EmbedderResource, ExportResource, PostgresResource
 
 
 def build_definitions(**resources: object) -> dg.Definitions:

@@ -8,19 +8,19 @@ from __future__ import annotations
 import dagster as dg
 
 from qbench_dagster.adapters.testrail_export import ExportError, TestRailExport
-from qbench_dagster.core.ranges import CaseRange, plan_bounds, range_bound, range_key, ranges_of
+from qbench_dagster.core.ranges import CaseRange, is_range_key, plan_bounds, range_bound, range_key, ranges_of
 
 case_ranges = dg.DynamicPartitionsDefinition(name="case_ranges")
 
 
 def registered_ranges(instance: dg.DagsterInstance) -> dict[str, CaseRange]:
-    """Every range the instance knows, by key, ascending."""
-    return ranges_of(instance.get_dynamic_partitions("case_ranges"))
+    """Every range the instance knows, by key, ascending. Keys somebody typed that are no case range do not count."""
+    return ranges_of(key for key in instance.get_dynamic_partitions("case_ranges") if is_range_key(key))
 
 
 def register_ranges(instance: dg.DagsterInstance, export: TestRailExport, target: int) -> list[str]:
     """Plan what ranges `export` needs beside those registered, and register them ascending; returns the new keys."""
-    existing = [range_bound(key) for key in instance.get_dynamic_partitions("case_ranges")]
+    existing = list(map(range_bound, registered_ranges(instance)))
     ids = export.case_ids()
     if not ids and not existing:
         raise ExportError(
@@ -36,4 +36,9 @@ def register_ranges(instance: dg.DagsterInstance, export: TestRailExport, target
 def ranges_in_run(context: dg.AssetExecutionContext) -> list[CaseRange]:
     """The ranges this run materialises, ascending."""
     known = registered_ranges(context.instance)
+    if unknown := [key for key in context.partition_keys if key not in known]:
+        raise dg.Failure(
+            f"{', '.join(unknown)}: no case range. Keys look like {range_key(729)} and are planned by the job "
+            "plan_case_ranges; delete this one in the UI (asset sqlite_cases, Partitions)."
+        )
     return sorted((known[key] for key in context.partition_keys), key=lambda case_range: case_range.lower)

@@ -5,8 +5,7 @@ A field left empty is taken from the environment when a run starts (see `setting
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,8 +19,6 @@ from qbench_dagster.adapters.space import Space
 from qbench_dagster.adapters.testrail_export import ExportError, TestRailExport
 from qbench_dagster.settings import Settings, load_settings
 from qbench_dagster.wiring import database_url, embedder, embedding_space, index_settings
-
-LOG_EVERY_S = 10.0
 
 
 class PostgresResource(dg.ConfigurableResource):
@@ -82,34 +79,3 @@ class EmbedderResource(dg.ConfigurableResource):
     def space(self) -> Space:
         """The space its vectors belong to."""
         return embedding_space(load_settings())
-
-
-class Progress:
-    """Tells how far long work is: in the run's log here, as bars in the terminal (`cli/run.py`)."""
-
-    @contextmanager
-    def track(self, context: dg.AssetExecutionContext, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-        """Yields a function to be told of each further piece done."""
-        done, told = 0, time.monotonic()
-
-        def advance(pieces: int) -> None:
-            nonlocal done, told
-            done += pieces
-            if time.monotonic() - told > LOG_EVERY_S:
-                told = time.monotonic()
-                context.log.info(f"{what}: {done:,}" + (f" of {total:,}" if total else ""))
-
-        yield advance
-
-    @contextmanager
-    def track_phases(self, context: dg.AssetExecutionContext, what: str) -> Iterator[Callable[[str, int, int], None]]:
-        """Yields a function to be told the phase that long work is in, and how much of it is done."""
-        told = time.monotonic()
-
-        def tell(phase: str, done: int, total: int) -> None:
-            nonlocal told
-            if time.monotonic() - told > LOG_EVERY_S:
-                told = time.monotonic()
-                context.log.info(f"{what}: {phase}, {done:,} of {total:,}")
-
-        yield tell

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -162,5 +162,9 @@ def dagster_storage_url(database_url: str, *, schema: str | None) -> str:
     url = "postgresql+psycopg2://" + database_url.split("://", 1)[1]
     if schema is None:
         return url
-    separator = "&" if "?" in url else "?"
-    return f"{url}{separator}options={quote(f'-csearch_path={schema}')}"
+    base, _, query = url.partition("?")
+    parameters = [part for part in query.split("&") if part]
+    options = [unquote(part.partition("=")[2]) for part in parameters if part.startswith("options=")]
+    kept = [part for part in parameters if not part.startswith("options=")]
+    merged = " ".join([*options, f"-csearch_path={schema}"])
+    return f"{base}?{'&'.join([*kept, f'options={quote(merged)}'])}"

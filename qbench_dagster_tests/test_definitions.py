@@ -42,6 +42,7 @@ CHECKS = {
     "hnsw_index:vectors_are_sound": True,
     "parity_report:source_is_published_or_rejected": True,
     "parity_report:no_word_lost": True,
+    "parity_report:published_rows_are_what_was_staged": True,
     "parity_report:vectors_complete_and_sound": True,
     "parity_report:recall_reaches_target": True,
     "parity_report:reader_has_least_privilege": True,

@@ -21,7 +21,7 @@ ADAPTERS = {"adapters", *CORE}
 WIRING = {"settings", *ADAPTERS}
 RESOURCES = {"wiring", *WIRING}
 PARTITIONS = {"adapters.testrail_export", *CORE}
-ASSETS = {"assets", "partitions", "resources", *ADAPTERS}
+ASSETS = {"assets", "partitions", "progress", "resources", *ADAPTERS}
 AUTOMATION = {"checks", "settings", *ASSETS}
 ALLOWED: dict[str, set[str]] = {
     "core": CORE,
@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "dagster_home": WIRING,
     "resources": RESOURCES,
     "partitions": PARTITIONS,
+    "progress": set(),
     "assets": ASSETS,
     "checks": ASSETS,
     "automation": AUTOMATION,

@@ -178,6 +178,11 @@ def test_folders_do_not_move_with_the_working_folder(monkeypatch: pytest.MonkeyP
             "dagster",
             "postgresql+psycopg2://u@/d?host=/tmp/a%20b&port=5432&options=-csearch_path%3Ddagster",
         ),
+        (
+            "postgresql://h/d?options=-cwork_mem%3D8MB&sslmode=require",
+            "dagster",
+            "postgresql+psycopg2://h/d?sslmode=require&options=-cwork_mem%3D8MB%20-csearch_path%3Ddagster",
+        ),
     ],
 )
 def test_dagsters_url(url: str, schema: str | None, expected: str) -> None:

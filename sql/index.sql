@@ -92,17 +92,18 @@ ORDER BY embedding <=> :'query'::halfvec, text_hash LIMIT :'k';
 SELECT 1 - (embedding <=> :'query'::halfvec) FROM :"space".:"view" ORDER BY (embedding <=> :'query'::halfvec) + 0, text_hash LIMIT :'k';
 
 -- name: write_counters
--- Any write to a table moves its counters (TRUNCATE its file); a crash resets them. Unchanged: unchanged rows.
+-- Any write to a table moves its counters (TRUNCATE its file). Unchanged: unchanged rows, for a reset is dated: by
+-- the server where a crash or a failover lost the counters, by the database where someone reset them.
 SELECT schemaname || '.' || relname AS table, n_tup_ins AS inserted, n_tup_upd AS updated, n_tup_del AS deleted,
-       relid::bigint AS oid, pg_relation_filenode(relid)::bigint AS file
+       relid::bigint AS oid, pg_relation_filenode(relid)::bigint AS file,
+       extract(epoch FROM b.stats_reset)::text AS server_reset, extract(epoch FROM d.stats_reset)::text AS database_reset
 FROM pg_stat_all_tables
+JOIN pg_stat_bgwriter b ON b.stats_reset IS NOT NULL
+JOIN pg_stat_database d ON d.datname = current_database()
 WHERE schemaname IN ('landing', 'staging', 'store', :'space')
   AND relname NOT IN ('parity_reports', 'index_builds', 'spaces')
   AND current_setting('track_counts')::boolean
 ORDER BY 1;
-
--- name: flush_counters
-SELECT pg_stat_force_next_flush();
 
 -- name: index_bytes_of
 SELECT coalesce(sum(pg_relation_size(x.indexrelid)), 0)::bigint

@@ -4,6 +4,12 @@
 SELECT id, content_hash FROM landing.cases
 WHERE id >= :'lower' AND id < :'upper' AND removed_at IS NULL;
 
+-- name: known_ids
+SELECT c.id FROM unnest(:'lowers'::bigint[], :'uppers'::bigint[]) AS r (lower, upper)
+JOIN landing.cases c ON c.id >= r.lower AND c.id < r.upper
+WHERE c.removed_at IS NULL
+ORDER BY c.id;
+
 -- name: count_held
 SELECT (SELECT count(*) FROM landing.cases WHERE id >= :'lower' AND id < :'upper' AND removed_at IS NULL)
      + (SELECT count(*) FROM landing.rejected_rows

@@ -17,9 +17,6 @@ WHERE c.id >= :'lower' AND c.id < :'upper' AND c.removed_at IS NULL
        OR coalesce(d.recipe, r.recipe) <> :'recipe')
 ORDER BY c.id;
 
--- name: landed_cases
-SELECT count(*) FROM landing.cases WHERE id >= :'lower' AND id < :'upper' AND removed_at IS NULL;
-
 -- name: due_ranges
 -- The same question for many ranges at once, and whether something that is gone is still staged.
 SELECT r.key FROM unnest(:'keys'::text[], :'lowers'::bigint[], :'uppers'::bigint[]) AS r (key, lower, upper)
@@ -44,6 +41,14 @@ SELECT r.key,
        (SELECT count(*) FROM staging.test_documents WHERE case_id >= r.lower AND case_id < r.upper) AS documents,
        (SELECT count(*) FROM staging.rejects WHERE case_id >= r.lower AND case_id < r.upper) AS rejects
 FROM unnest(:'keys'::text[], :'lowers'::bigint[], :'uppers'::bigint[]) AS r (key, lower, upper);
+
+-- name: one_snapshot
+-- The names a case gets and the input hash made of them have to be of the same moment.
+SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;
+
+-- name: lookups_version
+SELECT sha256(coalesce(string_agg(convert_to(name, 'UTF8') || content_hash, '' ORDER BY name), ''))
+FROM landing.lookup_tables WHERE name IN ('sections', 'priorities', 'case_types');
 
 -- name: sections
 SELECT key, name, raw ->> 'parent_id' AS parent_key FROM landing.sections;
@@ -86,10 +91,3 @@ COPY staging.test_steps (case_id, step_index, action, expected, data, text_hash)
 
 -- name: copy_rejects
 COPY staging.rejects (case_id, input_hash, recipe, reason, detail) FROM STDIN (FORMAT BINARY);
-
--- name: reject_counts
-SELECT reason, count(*) FROM (
-    SELECT reason FROM staging.rejects
-    UNION ALL
-    SELECT reason FROM landing.rejected_rows
-) r GROUP BY reason ORDER BY reason;

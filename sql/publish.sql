@@ -123,3 +123,6 @@ ANALYZE store.test_documents, store.test_steps, store.test_preconditions, store.
 SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
 WHERE attrelid = to_regclass(:'relation') AND attnum > 0 AND NOT attisdropped
 ORDER BY attnum;
+
+-- name: drop_views
+DROP VIEW IF EXISTS qbench.test_documents, qbench.test_steps;

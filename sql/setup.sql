@@ -21,20 +21,20 @@ CREATE EXTENSION IF NOT EXISTS vector;
 SELECT pg_advisory_xact_lock(hashtext('qbench migrations'));
 
 -- name: create_schema_versions
-CREATE TABLE IF NOT EXISTS public.qbench_schema_versions (
+CREATE TABLE IF NOT EXISTS store.schema_versions (
     name       text PRIMARY KEY,
     checksum   text NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT now()
 );
 
 -- name: schema_versions_exist
-SELECT to_regclass('public.qbench_schema_versions') IS NOT NULL;
+SELECT to_regclass('store.schema_versions') IS NOT NULL;
 
 -- name: schema_versions
-SELECT name, checksum FROM public.qbench_schema_versions;
+SELECT name, checksum FROM store.schema_versions;
 
 -- name: record_schema_version
-INSERT INTO public.qbench_schema_versions (name, checksum) VALUES (:'name', :'checksum');
+INSERT INTO store.schema_versions (name, checksum) VALUES (:'name', :'checksum');
 
 -- name: configure_session
 SELECT set_config('application_name', :'application_name', false),
@@ -76,6 +76,15 @@ ALTER DATABASE :"name" SET synchronous_commit = off;
 
 -- name: schema_exists
 SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = :'name');
+
+-- name: vector_usable
+SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = :'schema';
+
+-- name: schema_usable
+-- Dagster makes its tables there once.
+SELECT has_schema_privilege(:'name', 'CREATE') OR EXISTS (
+    SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = :'name' AND c.relname = 'runs');
 
 -- name: create_schema
 CREATE SCHEMA IF NOT EXISTS :"name";

@@ -80,12 +80,15 @@ def ensure_index(
 ) -> Build:
     """Build the index of one table if it is missing, invalid, or of other settings.
 
-    It is built under another name and takes the old one's place in one transaction, so reads never lose
-    their index. `progress` is told the phase, rows done and rows in all.
+    It is built under another name and takes the old one's place in one transaction.
+    `progress` is told the phase, rows done and rows in all.
     """
     table = table_of(kind)
     final = f"{table}_{settings.strategy}"
-    with database.connection(f"index {kind}", long=True) as connection:
+    with (
+        database.exclusive(f"index of {space.name}.{table}"),
+        database.connection(f"index {kind}", long=True) as connection,
+    ):
         rows = fetch_value(connection, statement("index.sql", "count_rows", space=space.name, table=table))
         existing = fetch_dicts(connection, statement("index.sql", "existing"), space=space.name, table=table)
         known = fetch_dicts(connection, statement("index.sql", "build_of"), space=space.name, kind=kind)
@@ -166,9 +169,9 @@ def apply_strategy(database: Database, space: Space, settings: IndexSettings) ->
 
 
 def write_counters(database: Database, space: Space) -> list[dict[str, Any]]:
-    """Counters that any write to our tables moves; empty where the server does not count."""
+    """Counters that any write to our tables moves, and when they began; empty where the server does not count."""
     with database.connection("write counters") as connection:
-        connection.execute(statement("index.sql", "flush_counters"))
+        connection.execute(statement("setup.sql", "flush_counters"))
         return fetch_dicts(connection, statement("index.sql", "write_counters"), space=space.name)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,14 +15,16 @@ from qbench_dagster.adapters.postgres import Connection, Database, JsonText, fet
 from qbench_dagster.adapters.sql import statement
 from qbench_dagster.adapters.testrail_export import LOOKUP_TABLES, SourceRow, TestRailExport, json_text
 from qbench_dagster.core.model import RejectReason, Section
-from qbench_dagster.core.ranges import CaseRange
+from qbench_dagster.core.normalize import MAX_BYTES
+from qbench_dagster.core.ranges import CaseRange, columns_of
 
 GUARDED_CASES = 50
 """Fewer disappearing cases than this never stop a run: small partitions change by large shares."""
+LONGEST_KEY = 200
 
 
 class DeleteGuardError(RuntimeError):
-    """So many cases are gone from the source that it looks truncated. Nothing of the partition was changed."""
+    """So many cases are gone from the source that it looks truncated. Nothing of what it names was changed."""
 
 
 @dataclass(slots=True)
@@ -56,7 +59,7 @@ def land_lookups(
     written = 0
     with database.connection("land look-ups", long=True) as connection, connection.transaction():
         for table in LOOKUP_TABLES:
-            rows = export.lookup(table)
+            rows = _with_own_key(export.lookup(table))
             values = {"rows": json_text(rows)}
             content = {"name": table, "content_hash": hashlib.sha256(values["rows"].encode()).digest()}
             if fetch_value(connection, statement("land.sql", "lookup_hash"), name=table) == content["content_hash"]:
@@ -71,12 +74,48 @@ def land_lookups(
     return written
 
 
+def _with_own_key(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows that can be referred to: with an id, short enough for an index; of equal ids the first."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for row in rows:
+        key = _key(row.get("id"))
+        if key is not None and len(key) <= LONGEST_KEY:
+            found.setdefault(key, row)
+    return list(found.values())
+
+
 def _key(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
 def _text(value: Any) -> str:
     return "" if value is None else str(value)
+
+
+def guard_deletes(
+    database: Database, export: TestRailExport, ranges: Sequence[CaseRange], max_delete_share: float
+) -> None:
+    """Raise DeleteGuardError if too many cases of one of the `ranges`, or of all together, would go.
+
+    Too many are more than `max_delete_share`, and at least 50. Asked once for a whole run, before anything is
+    changed: a partition of fewer than 50 cases always passes the guard of its own.
+    """
+    bounds = columns_of(ranges)
+    del bounds["keys"]
+    with database.connection("guard deletes", long=True) as connection:
+        known = [case_id for (case_id,) in connection.execute(statement("land.sql", "known_ids"), bounds, binary=True)]
+    gone = sorted(set(known).difference(export.case_ids()))
+    if not gone:
+        return
+    for each in ranges:
+        _guard_deletes(each.key, _within(gone, each), len(_within(known, each)), max_delete_share)
+    if len(ranges) > 1:
+        where = f"{len(ranges)} partitions from {ranges[0].key} to {ranges[-1].key}"
+        _guard_deletes(where, gone, len(known), max_delete_share, many=True)
+
+
+def _within(ids: Sequence[int], case_range: CaseRange) -> Sequence[int]:
+    return ids[bisect_left(ids, case_range.lower) : bisect_left(ids, case_range.upper)]
 
 
 def land_cases(database: Database, export: TestRailExport, case_range: CaseRange, *, max_delete_share: float) -> Landed:
@@ -88,6 +127,7 @@ def land_cases(database: Database, export: TestRailExport, case_range: CaseRange
     landed = Landed()
     bounds = {"lower": case_range.lower, "upper": case_range.upper}
     rejected: list[_RejectedRow] = []
+    outgrown: list[int] = []
     with database.connection(f"land {case_range.key}", long=True) as connection, connection.transaction():
         connection.execute(statement("setup.sql", "lock_range"), {"key": case_range.key})
         known: dict[int, bytes] = dict(
@@ -105,6 +145,10 @@ def land_cases(database: Database, export: TestRailExport, case_range: CaseRange
                     continue
                 previous = case_id
                 last_seen = known.pop(case_id, None)
+                if row.is_too_large:
+                    rejected.append(_RejectedRow(row, case_id, RejectReason.TOO_LARGE))
+                    outgrown += [case_id] if last_seen else []
+                    continue
                 if last_seen == row.content_hash:
                     landed.unchanged += 1
                 else:
@@ -114,11 +158,11 @@ def land_cases(database: Database, export: TestRailExport, case_range: CaseRange
             landed.source_rows += len(batch)
             if incoming:
                 landed.replacement_characters += _copy(connection, export, incoming)
-        _guard_deletes(case_range, known, before, max_delete_share)
+        _guard_deletes(case_range.key, known, before, max_delete_share)
         if landed.added or landed.changed:
             landed.rows_written += connection.execute(statement("land.sql", "upsert_cases")).rowcount
-        if known:
-            gone = {"ids": list(known)}
+        if known or outgrown:
+            gone = {"ids": [*known, *outgrown]}
             landed.removed = connection.execute(statement("land.sql", "bury_cases"), gone).rowcount
         if case_range.is_first:
             without_id = export.rows_without_id()
@@ -152,13 +196,14 @@ def _copy(connection: Connection, export: TestRailExport, incoming: Sequence[tup
     return replaced
 
 
-def _guard_deletes(case_range: CaseRange, gone: Mapping[int, bytes], before: int, max_share: float) -> None:
+def _guard_deletes(where: str, gone: Collection[int], before: int, max_share: float, *, many: bool = False) -> None:
     if len(gone) < GUARDED_CASES or len(gone) <= max_share * before:
         return
+    its, whole = ("their", "them") if many else ("its", "this partition")
     examples = ", ".join(str(case_id) for case_id in sorted(gone)[:5])
     raise DeleteGuardError(
-        f"{case_range.key}: {len(gone):,} of its {before:,} cases are gone from the export (for instance {examples}). "
-        f"That is more than {max_share:.0%}, as if the export were cut off. Nothing of this partition was changed. "
+        f"{where}: {len(gone):,} of {its} {before:,} cases are gone from the export (for instance {examples}). "
+        f"That is more than {max_share:.0%}, as if the export were cut off. Nothing of {whole} was changed. "
         "Check the export. If the cases are meant to go, run once with --allow-deletes "
         "(in the UI: allow_deletes: true in the config of sqlite_cases)."
     )
@@ -201,5 +246,7 @@ def _detail(export: TestRailExport, rejected: _RejectedRow) -> str:
     raw = export.raw(rejected.row)
     title = str(raw.get("title", ""))[:80]
     if rejected.case_id is None:
-        return f"id is {raw.get('id')!r}, not an integer from 1 to 2^47 - 1; title {title!r}"
+        return f"id is {raw.get('id')!r:.80}, not an integer from 1 to 2^47 - 1; title {title!r}"
+    if rejected.reason is RejectReason.TOO_LARGE:
+        return f"{rejected.row.size:,} bytes of text, the limit is {MAX_BYTES:,}; title {title!r}"
     return f"another row with id {rejected.case_id} comes first; title {title!r}"

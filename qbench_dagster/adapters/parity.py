@@ -20,12 +20,13 @@ from qbench_dagster.adapters.space import KINDS, Space
 from qbench_dagster.adapters.sql import statement
 from qbench_dagster.adapters.testrail_export import json_text
 from qbench_dagster.core import parity
+from qbench_dagster.core.model import NORMALIZER_VERSION
 from qbench_dagster.core.parity import ParityReport, PartitionRow
 from qbench_dagster.core.ranges import CaseRange
-from qbench_dagster.core.words import lost_words
+from qbench_dagster.core.words import has_words, lost_words
 
 BATCH = 500
-CHECKS_VERSION = 1
+CHECKS_VERSION = 2
 """Raise when an invariant is evaluated differently, so that no older report is reused."""
 
 
@@ -72,6 +73,7 @@ def evaluate(
             if kept[privileges.name] == _as_json(privileges) and rows_in_export in (None, counted):
                 return Evaluated(last[0]["report"], fresh=False)
         compared, lost = _words(connection, progress)
+        published = fetch_value(connection, statement("parity.sql", "count_published"))
         partitions, accounting = _accounting(connection, ranges, rows_in_export)
         health = {kind: asdict(found.health) for kind, found in measured.items()}
         report = ParityReport(
@@ -79,7 +81,8 @@ def evaluate(
             space=space.name,
             findings=[
                 accounting,
-                parity.words_kept(compared, lost),
+                parity.words_kept(compared, lost, published=published),
+                _published_values(connection),
                 _completeness(connection, space, health),
                 parity.recall_reached({kind: asdict(found) for kind, found in measured.items()}, target_recall),
                 privileges,
@@ -109,13 +112,6 @@ def evaluate(
     return Evaluated(as_json, fresh=True)
 
 
-def last_report(database: Database, space: Space) -> dict[str, Any] | None:
-    """The newest report of the space as JSON values, None if there is none yet."""
-    with database.connection("last report") as connection:
-        found = fetch_dicts(connection, statement("parity.sql", "last_report"), space=space.name)
-    return found[0]["report"] if found else None
-
-
 def check_accounting(database: Database, ranges: Sequence[CaseRange]) -> parity.Finding:
     """Invariant 1 by itself, against the source as it was last landed."""
     with database.connection("check accounting", long=True) as connection:
@@ -138,8 +134,15 @@ def _accounting(
     connection: Connection, ranges: Sequence[CaseRange], rows_in_export: int | None
 ) -> tuple[list[PartitionRow], parity.Finding]:
     partitions = list(counts_of(connection, ranges).values())
-    unaccounted = fetch_dicts(connection, statement("parity.sql", "unaccounted_cases"))
+    unaccounted = fetch_dicts(connection, statement("parity.sql", "unaccounted_cases"), recipe=NORMALIZER_VERSION)
     return partitions, parity.accounting(partitions, rows_in_export, unaccounted, len(unaccounted))
+
+
+def _published_values(connection: Connection) -> parity.Finding:
+    found = fetch_dicts(connection, statement("parity.sql", "changed_since_published"))
+    compared, total = found[0]["compared"], found[0]["total"]
+    different = [{name: row[name] for name in ("case_id", "differs", "remedy")} for row in found] if total else []
+    return parity.published_as_staged(compared, different, total)
 
 
 def _completeness(connection: Connection, space: Space, health: Mapping[str, Mapping[str, Any]]) -> parity.Finding:
@@ -151,7 +154,9 @@ def _completeness(connection: Connection, space: Space, health: Mapping[str, Map
 
 
 def _privileges(connection: Connection, database: Database) -> parity.Finding:
-    missing = fetch_dicts(connection, statement("parity.sql", "missing_privileges"))
+    missing = fetch_dicts(
+        connection, statement("parity.sql", "missing_privileges"), vector_schema=database.vector_schema
+    )
     excess = []
     if fetch_value(connection, statement("parity.sql", "reader_exists")):
         excess = fetch_dicts(
@@ -166,17 +171,18 @@ def _as_json(finding: parity.Finding) -> dict[str, Any]:
 
 
 def _words(connection: Connection, progress: Callable[[int], None]) -> tuple[int, dict[int, list[str]]]:
-    """Cases compared, and the lost words of those that lost any."""
-    total = fetch_value(connection, statement("parity.sql", "count_published"))
+    """How many cases have words to lose, and the lost words of those that lost any."""
+    compared = 0
     lost: dict[int, list[str]] = {}
     with connection.transaction(), connection.cursor(name="words", binary=True) as cursor:
         cursor.execute(statement("parity.sql", "cases_and_texts"))
         while rows := cursor.fetchmany(BATCH):
             for case_id, raw, preconditions, steps in rows:
+                compared += has_words(raw)
                 if words := lost_words(raw, [*preconditions, *steps]):
                     lost[case_id] = words
             progress(len(rows))
-    return total, lost
+    return compared, lost
 
 
 def _state(
@@ -187,5 +193,6 @@ def _state(
     target_recall: float,
 ) -> bytes:
     recall = {kind: (found.stored, found.perturbed) for kind, found in measured.items()}
-    about = [CHECKS_VERSION, list(counters), recall, asdict(settings), [r.key for r in ranges], target_recall]
+    about = [CHECKS_VERSION, NORMALIZER_VERSION, list(counters), recall, asdict(settings), [r.key for r in ranges],
+             target_recall]  # fmt: skip
     return hashlib.sha256(json_text(about).encode()).digest()

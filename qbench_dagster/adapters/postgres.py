@@ -227,6 +227,11 @@ def ensure_vector(connection: Connection) -> str:
             f"pgvector {version} found; 0.8 or newer is needed (iterative scans). Install it on the server, "
             "then run: ALTER EXTENSION vector UPDATE;"
         )
+    if fetch_value(connection, statement("setup.sql", "vector_usable"), schema=schema) is False:
+        raise DatabaseError(
+            f"pgvector is installed in schema {schema}, which this role may not use. Ask its owner to run: "
+            f"GRANT USAGE ON SCHEMA {schema} TO …;"
+        )
     return schema
 
 
@@ -246,6 +251,9 @@ def migrate(connection: Connection) -> list[str]:
             return []
         with connection.transaction():
             connection.execute(statement("setup.sql", "lock_migrations"))
+            # Reading pg_namespace shows what others committed while we waited; IF NOT EXISTS asks a stale cache.
+            if not fetch_value(connection, statement("setup.sql", "schema_exists"), name="store"):
+                connection.execute(statement("setup.sql", "create_schema", name="store"))
             connection.execute(statement("setup.sql", "create_schema_versions"))
             known = dict(_versions(connection))
             if unknown := sorted(set(known) - set(names)):
@@ -269,7 +277,7 @@ def migrate(connection: Connection) -> list[str]:
     except psycopg.errors.InsufficientPrivilege as error:
         raise DatabaseError(
             f"This role may not create or read the schemas ({str(error).strip()}). Grant it: "
-            "GRANT CREATE ON DATABASE … TO …; GRANT CREATE ON SCHEMA public TO …;"
+            "GRANT CREATE ON DATABASE … TO …;"
         ) from None
     return applied
 
@@ -300,7 +308,13 @@ def ensure_database(server_url: str, name: str, *, relaxed_commits: bool = False
 def ensure_schema(url: str, name: LiteralString) -> None:
     """Create schema `name` if it is missing."""
     with _connect(url, autocommit=True) as connection:
-        if not fetch_value(connection, statement("setup.sql", "schema_exists"), name=name):
+        if fetch_value(connection, statement("setup.sql", "schema_exists"), name=name):
+            if not fetch_value(connection, statement("setup.sql", "schema_usable"), name=name):
+                raise DatabaseError(
+                    f"Schema {name} is there, and this role may not create tables in it. Grant it: "
+                    f"GRANT USAGE, CREATE ON SCHEMA {name} TO …; or set QBENCH_DAGSTER_DATABASE_URL."
+                )
+        else:
             try:
                 connection.execute(statement("setup.sql", "create_schema", name=name))
             except psycopg.errors.UniqueViolation:

@@ -116,9 +116,12 @@ def publish_face(database: Database, space: Space) -> bool:
         "dimensions": space.dimensions,
     }
     digest = hashlib.sha256(repr((variables, [read_file(name) for name in FACE])).encode()).digest()
-    with database.connection("publish face", long=True) as connection:
+    with database.exclusive("public face"), database.connection("publish face", long=True) as connection:
         known = fetch_dicts(connection, statement("embed.sql", "describe"), name=space.name)[0]
-        if known["active"] and known["face_hash"] == digest:
+        missing = fetch_dicts(
+            connection, statement("parity.sql", "missing_privileges"), vector_schema=database.vector_schema
+        )
+        if known["active"] and known["face_hash"] == digest and not missing:
             return False
         if not known["active"] and fetch_dicts(connection, statement("embed.sql", "active")):
             lacking = fetch_dicts(connection, statement("parity.sql", "completeness", space=space.name))[0]
@@ -127,6 +130,9 @@ def publish_face(database: Database, space: Space) -> bool:
                 return False
         try:
             with connection.transaction():
+                shown = dict(column_types(database, "qbench", "test_documents")).get("embedding", space.vector_type)
+                if not shown.endswith(space.vector_type) or shown.removesuffix(space.vector_type)[-1:] not in ("", "."):
+                    connection.execute(statement("publish.sql", "drop_views"))  # a view cannot change a column's type
                 for name in FACE:
                     connection.execute(script(name, **variables))
                 connection.execute(statement("embed.sql", "deactivate_others"), {"name": space.name})

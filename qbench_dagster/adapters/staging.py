@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,9 @@ from qbench_dagster.core.ranges import CaseRange, columns_of
 from qbench_dagster.core.texts import doc_text, step_text, text_hash
 
 BATCH = 500
+BATCH_CHARACTERS = 8_000_000
+"""A batch is closed by whichever comes first, so that long rows do not raise the memory it takes."""
+FETCH = 100
 
 _DOCUMENT_TYPES = [
     "int8", "bytea", "int4", "bytea", "bytea", "text", "text", "text", "text", "text", "text",
@@ -29,7 +32,6 @@ _DOCUMENT_TYPES = [
 class Staged:
     """What normalising one partition did."""
 
-    landed: int = 0
     normalized: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     steps: int = 0
@@ -52,19 +54,33 @@ class Staged:
 
 def load_lookups(database: Database) -> Lookups:
     """The look-up tables as landed. 10,000 sections take about 3 MB."""
-    with database.connection("load look-ups") as connection:
-        sections = connection.execute(statement("normalize.sql", "sections")).fetchall()
-        priorities = connection.execute(statement("normalize.sql", "priorities")).fetchall()
-        case_types = connection.execute(statement("normalize.sql", "case_types")).fetchall()
+    with database.connection("load look-ups") as connection, connection.transaction():
+        connection.execute(statement("normalize.sql", "one_snapshot"))
+        return _lookups(connection, fetch_value(connection, statement("normalize.sql", "lookups_version")))
+
+
+def _lookups(connection: Connection, version: bytes) -> Lookups:
+    sections = connection.execute(statement("normalize.sql", "sections")).fetchall()
+    priorities = connection.execute(statement("normalize.sql", "priorities")).fetchall()
+    case_types = connection.execute(statement("normalize.sql", "case_types")).fetchall()
     return Lookups(
-        sections={int(key): Section(name or "", _integer(parent)) for key, name, parent in sections if _integer(key)},
-        priorities={int(key): name for key, name in priorities if name and _integer(key) is not None},
-        case_types={int(key): name for key, name in case_types if name and _integer(key) is not None},
+        sections={
+            number: Section(name or "", _integer(parent))
+            for key, name, parent in sections
+            if (number := _integer(key)) is not None
+        },
+        priorities={n: name for key, name in priorities if name and (n := _integer(key)) is not None},
+        case_types={n: name for key, name in case_types if name and (n := _integer(key)) is not None},
+        version=version,
     )
 
 
 def stage_cases(database: Database, lookups: Lookups, case_range: CaseRange, progress: Callable[[int], None]) -> Staged:
-    """Normalise the cases of a partition that are due, in one transaction. `progress` is told of each batch."""
+    """Normalise the cases of a partition that are due, in one transaction. `progress` is told of each batch.
+
+    `lookups` are read again if others have landed since: the names a case gets and the input hash it is stored
+    under come of one snapshot.
+    """
     staged = Staged()
     bounds = {"lower": case_range.lower, "upper": case_range.upper}
     with (
@@ -74,15 +90,37 @@ def stage_cases(database: Database, lookups: Lookups, case_range: CaseRange, pro
         writing.transaction(),
     ):
         writing.execute(statement("setup.sql", "lock_range"), {"key": case_range.key})
-        staged.landed = fetch_value(reading, statement("normalize.sql", "landed_cases"), **bounds)
+        reading.execute(statement("normalize.sql", "one_snapshot"))
+        version = fetch_value(reading, statement("normalize.sql", "lookups_version"))
+        if version != lookups.version:
+            lookups = _lookups(reading, version)
         staged.removed = fetch_value(writing, statement("normalize.sql", "delete_removed"), **bounds)
         staged.rows_written = staged.removed
         with reading.cursor(name="pending", binary=True) as cursor:
             cursor.execute(statement("normalize.sql", "pending_cases"), {**bounds, "recipe": NORMALIZER_VERSION})
-            while rows := cursor.fetchmany(BATCH):
-                _write(writing, [(input_hash, normalize(raw, lookups)) for _, input_hash, raw in rows], staged)
+            for rows in _batches(cursor):
+                _write(writing, [(input_hash, normalize(raw, lookups)) for input_hash, raw in rows], staged)
                 progress(len(rows))
     return staged
+
+
+def _batches(cursor: Any) -> Iterator[list[tuple[bytes, dict[str, Any]]]]:
+    """Rows (input hash, raw), closed by number or size; where rows are long, fewer are fetched at once."""
+    batch: list[tuple[bytes, dict[str, Any]]] = []
+    size, fetch = 0, FETCH
+    while rows := cursor.fetchmany(fetch):
+        longest = 1
+        for _, input_hash, raw in rows:
+            characters = sum([len(value) for value in raw.values() if isinstance(value, str)])
+            longest = max(longest, characters)
+            batch.append((input_hash, raw))
+            size += characters
+            if len(batch) >= BATCH or size >= BATCH_CHARACTERS:
+                yield batch
+                batch, size = [], 0
+        fetch = max(1, min(FETCH, BATCH_CHARACTERS // longest))
+    if batch:
+        yield batch
 
 
 def ranges_due(database: Database, ranges: Sequence[CaseRange]) -> set[str]:

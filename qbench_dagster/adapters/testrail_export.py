@@ -1,6 +1,7 @@
-"""Reads a TestRail SQLite export: read-only, in one consistent view, streaming.
+"""Reads a TestRail SQLite export: in one consistent view, streaming, without changing a byte of the file.
 
-Rows come out as they are; what they mean is `core/normalize.py`.
+Rows come out as they are; what they mean is `core/normalize.py`. Everything is read through a read-only
+connection. Only `close` opens another one, with mode=rw, to take away what SQLite put beside a file in WAL mode.
 """
 
 from __future__ import annotations
@@ -17,12 +18,22 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
+from qbench_dagster.core.normalize import MAX_BYTES
 from qbench_dagster.core.ranges import LARGEST_ID, CaseRange
+from qbench_dagster.core.values import integer
 
 LOOKUP_TABLES = ("projects", "suites", "sections", "priorities", "case_types", "templates")
 REQUIRED_TABLES = {"cases": ("id", "title"), "sections": ("id", "name")}
 BUSY_TIMEOUT_S = 30
 BATCH = 1000
+BATCH_BYTES = 8 * 2**20
+"""A batch is closed by whichever comes first, so that long rows do not raise the memory it takes."""
+SHOWN_BYTES = 2000  # of each text of a row that has more than MAX_BYTES of them
+
+_KEY_COLUMNS = frozenset(
+    ["id", "suite_id", "section_id", "project_id", "template_id", "type_id", "priority_id", "parent_id"]
+)
+_ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
 
 class ExportError(RuntimeError):
@@ -35,6 +46,12 @@ class SourceRow:
 
     content_hash: bytes
     values: tuple[Any, ...]
+    size: int  # bytes of its texts
+
+    @property
+    def is_too_large(self) -> bool:
+        """Whether it has more text than a case may have; the texts of `values` are then cut."""
+        return self.size > MAX_BYTES
 
 
 class TestRailExport:
@@ -48,19 +65,26 @@ class TestRailExport:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if not path.exists():
-            raise ExportError(f"{path}: there is no such file. Set QBENCH_EXPORT, or pass --export.")
-        if not path.is_file():
-            raise ExportError(f"{path}: is a folder, not a SQLite file.")
-        self._had_wal = self._beside("-wal").exists()
+        try:
+            if not path.exists():
+                raise ExportError(f"{path}: there is no such file. Set QBENCH_EXPORT, or pass --export.")
+            if not path.is_file():
+                raise ExportError(f"{path}: is a folder, not a SQLite file.")
+            self._had_wal = self._beside("-wal").exists()
+        except OSError as error:
+            raise ExportError(
+                f"{path}: cannot be reached ({error.strerror}). Check the path and the rights of its folders."
+            ) from None
         self._connection = self._open()
         try:
             self._check_size()
-            self.columns = self._checked_columns()
+            names = self._checked_columns()
         except BaseException:
             self.close()
             raise
-        self._select = ", ".join(f'"{name}"' for name in (column.replace('"', '""') for column in self.columns))
+        self.columns = tuple(map(_key, names))
+        # With the table's name before it, a name that SQLite does not know is an error, not a string.
+        self._select = ", ".join(f'cases."{name}"' for name in (column.replace('"', '""') for column in names))
         self._columns_digest = hashlib.sha256(repr(self.columns).encode())
 
     def __enter__(self) -> TestRailExport:
@@ -129,28 +153,27 @@ class TestRailExport:
                     f"{self.path}: has no table {table!r}; it has {self._table_names() or 'no table at all'}. "
                     "It is not a TestRail export."
                 )
-            present = [name.lower() for name in columns[table]]
+            present = set(map(_key, columns[table]))
             if missing := [name for name in required if name not in present]:
                 raise ExportError(f"{self.path}: table {table!r} has no column {', '.join(map(repr, missing))}.")
         if not self._query("SELECT EXISTS (SELECT 1 FROM cases)")[0][0]:
             raise ExportError(f"{self.path}: table 'cases' is empty. Nothing was changed. Export it again.")
-        return tuple(name.lower() for name in columns["cases"])
+        return columns["cases"]
 
     def _table_names(self) -> str:
         names = self._query("SELECT name FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY name")
         return ", ".join(_text(name) for (name,) in names)
 
     def _columns_of(self, table: str) -> tuple[str, ...]:
-        return tuple(_text(row[1]) for row in self._query(f"PRAGMA table_info({table})"))
+        """The names that SELECT * gives: also of generated columns, but of no hidden one (1) of a virtual table."""
+        return tuple(_text(row[1]) for row in self._query(f"PRAGMA table_xinfo({table})") if row[6] != 1)
 
     def _query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        return [row for batch in self._batches(sql, values) for row in batch]
+        return list(self._each(sql, values))
 
-    def _batches(self, sql: str, values: Sequence[Any] = ()) -> Iterator[list[tuple[Any, ...]]]:
+    def _each(self, sql: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
         try:
-            cursor = self._connection.execute(sql, values)
-            while batch := cursor.fetchmany(BATCH):
-                yield batch
+            yield from self._connection.execute(sql, values)
         except sqlite3.DatabaseError as error:
             raise ExportError(
                 f"{self.path}: is damaged ({error}). Nothing of this partition was changed. Export it again."
@@ -173,28 +196,42 @@ class TestRailExport:
     def rows(self, case_range: CaseRange) -> Iterator[list[SourceRow]]:
         """Rows of the range in batches, ascending by id; rows that share an id follow one another."""
         sql = f"SELECT {self._select} FROM cases WHERE id >= ? AND id < ? AND typeof(id) = 'integer' ORDER BY id"  # noqa: S608
-        for batch in self._batches(sql, (case_range.lower, case_range.upper)):
-            yield [SourceRow(self._hash(values), values) for values in batch]
+        batch: list[SourceRow] = []
+        size = 0
+        for values in self._each(sql, (case_range.lower, case_range.upper)):
+            row = self._row(values)
+            batch.append(row)
+            size += row.size
+            if len(batch) >= BATCH or size >= BATCH_BYTES:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
 
     def rows_without_id(self) -> list[SourceRow]:
         """Rows whose id is not an integer from 1 to 2^47 - 1."""
         sql = f"SELECT {self._select} FROM cases WHERE typeof(id) <> 'integer' OR id NOT BETWEEN 1 AND ?"  # noqa: S608
-        return [SourceRow(self._hash(values), values) for values in self._query(sql, (LARGEST_ID,))]
+        return [self._row(values) for values in self._each(sql, (LARGEST_ID,))]
 
     def lookup(self, table: str) -> list[dict[str, Any]]:
         """Rows of a look-up table as JSON values; none if the export does not have the table."""
-        columns = self._columns_of(table)
+        columns = tuple(map(_key, self._columns_of(table)))
         if not columns:
             return []
         return [
-            {name.lower(): json_value(_id_value(name.lower(), value)) for name, value in zip(columns, row, strict=True)}
-            for row in self._query(f"SELECT * FROM {table}")  # noqa: S608 (one of LOOKUP_TABLES)
+            {name: json_value(_id_value(name, value)) for name, value in zip(columns, row, strict=True)}
+            for row in self._each(f"SELECT * FROM {table}")  # noqa: S608 (one of LOOKUP_TABLES)
         ]
 
-    def _hash(self, values: tuple[Any, ...]) -> bytes:
+    def _row(self, values: tuple[Any, ...]) -> SourceRow:
+        size = sum([len(value) for value in values if type(value) is bytes])
         digest = self._columns_digest.copy()
-        digest.update(repr(values).encode())
-        return digest.digest()
+        # repr of long bytes takes up to five times their memory.
+        hashed = values if size <= BATCH_BYTES else [_digest(value) for value in values]
+        digest.update(repr(hashed).encode())
+        if size > MAX_BYTES:
+            values = tuple(_cut(value) for value in values)
+        return SourceRow(digest.digest(), values, size)
 
     def raw(self, row: SourceRow) -> dict[str, Any]:
         """The row as column -> JSON value. NUL and bytes that are not UTF-8 become U+FFFD."""
@@ -217,10 +254,32 @@ def _snapshot(uri: str) -> sqlite3.Connection:
     return connection
 
 
+def _key(column: str) -> str:
+    """The name in lower case as SQLite folds it: A to Z and nothing else."""
+    return column.translate(_ASCII_LOWER)
+
+
+def _digest(value: Any) -> Any:
+    return ("sha256", hashlib.sha256(value).digest()) if isinstance(value, bytes) else value
+
+
+def _cut(value: Any) -> Any:
+    if not isinstance(value, bytes) or len(value) <= SHOWN_BYTES:
+        return value
+    return value[:SHOWN_BYTES].decode(errors="ignore").encode() + f"… ({len(value):,} bytes)".encode()
+
+
 def _id_value(column: str, value: Any) -> Any:
-    """10 for 10.0: pandas stores every integer column that holds a NULL as floats, and "10.0" is no key."""
-    is_id = column == "id" or column.endswith("_id")
-    return int(value) if is_id and isinstance(value, float) and value.is_integer() else value
+    """10 for 10.0, and where a look-up table is referred to for "10" and " 10" as well: one id, one key.
+
+    pandas stores every integer column that holds a NULL as floats. Text in an id column that nobody knows may
+    be anything ("007"), so it stays.
+    """
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and (column == "id" or column.endswith("_id")) else value
+    if isinstance(value, bytes) and column in _KEY_COLUMNS and (number := integer(_text(value))) is not None:
+        return number
+    return value
 
 
 def json_value(value: Any) -> Any:

@@ -2,10 +2,13 @@
 
 import dagster as dg
 
+from qbench_dagster.adapters.publishing import column_types
 from qbench_dagster.adapters.space import Kind, embed_missing, ensure_space, rows_lacking_vectors
+from qbench_dagster.assets.lineage import column_schema, embedding_lineage
 from qbench_dagster.assets.normalized_testdocs import normalized_testdocs
 from qbench_dagster.assets.stage import PARTITIONED, Stage, check
-from qbench_dagster.resources import EmbedderResource, PostgresResource, Progress
+from qbench_dagster.progress import Progress
+from qbench_dagster.resources import EmbedderResource, PostgresResource
 
 TEXTS = {
     "doc": "the title and description of each test case",
@@ -56,10 +59,13 @@ def build_embeddings(kind: Kind) -> dg.AssetsDefinition:
             if count["missing"]
         }
         stage.holds(sum(count["rows"] for count in lacking.values()))
+        columns = column_types(postgres.database, space.name, name)
         return stage.result(
             [check("every_text_has_a_vector", wrong)],
             per_second="texts_embedded",
             metadata={
+                "dagster/column_schema": column_schema(columns),
+                "dagster/column_lineage": embedding_lineage(),
                 "dagster/table_name": f"{space.name}.{name}",
                 "model": model.model,
                 "dimensions": space.dimensions,

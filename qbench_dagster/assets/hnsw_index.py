@@ -8,7 +8,8 @@ import dagster as dg
 from qbench_dagster.adapters.indexing import apply_strategy, ensure_index, measure
 from qbench_dagster.adapters.space import KINDS, ensure_space
 from qbench_dagster.assets.embeddings import doc_embeddings, step_embeddings
-from qbench_dagster.resources import EmbedderResource, PostgresResource, Progress
+from qbench_dagster.progress import Progress
+from qbench_dagster.resources import EmbedderResource, PostgresResource
 
 
 @dg.asset(

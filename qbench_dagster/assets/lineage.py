@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-# Published column -> (asset, columns) it is made of.
-SOURCES: dict[str, list[tuple[str, Sequence[str]]]] = {
-    "id": [("sqlite_cases", ["id"])],
-    "test_case_id": [("sqlite_cases", ["id"])],
-    "uid": [("sqlite_cases", ["id"])],
-    "title": [("sqlite_cases", ["title"])],
-    "description": [("sqlite_cases", ["preconditions"])],
-    "summary": [("sqlite_cases", ["comment"])],
-    "jira_key": [("sqlite_cases", ["custom_fields", "jiras", "refs", "refs_custom"])],
-    "test_type": [("sqlite_cases", ["type_id"])],
-    "priority": [("sqlite_cases", ["priority_id"])],
-    "platforms": [("sqlite_cases", ["custom_fields"])],
-    "tags": [("sqlite_cases", ["custom_fields"])],
-    "folder_structure": [("sqlite_cases", ["section_id"])],
-    "suite_id": [("sqlite_cases", ["suite_id"])],
-    "section_id": [("sqlite_cases", ["section_id"])],
-    "project_id": [("sqlite_cases", ["project_id"])],
-    "is_automated": [("sqlite_cases", ["is_automated"])],
-    "refs": [("sqlite_cases", ["refs"])],
-    "custom_fields": [("sqlite_cases", ["custom_fields"])],
-    "source_created_at": [("sqlite_cases", ["created_on"])],
-    "source_updated_at": [("sqlite_cases", ["updated_on"])],
-    "embedding": [("doc_embeddings", ["embedding"])],
+# Published columns that are not the staged column of the same name: (asset, column).
+MADE_OF = {
+    "id": ("normalized_testdocs", "case_id"),
+    "test_case_id": ("normalized_testdocs", "case_id"),
+    "embedding": ("doc_embeddings", "embedding"),
 }
+PUBLISHED_BY_US = ("ingested_at", "updated_at")
 
 
 DESCRIPTIONS = {
@@ -61,21 +44,33 @@ DESCRIPTIONS = {
 
 
 def column_schema(columns: Sequence[tuple[str, str]]) -> dg.TableSchema:
-    """`columns` are (name, PostgreSQL type) of qbench.test_documents, as the database has them."""
+    """`columns` are (name, PostgreSQL type), as the database has them."""
     return dg.TableSchema(
         columns=[dg.TableColumn(name, type=kind, description=DESCRIPTIONS.get(name)) for name, kind in columns]
     )
 
 
-def column_lineage() -> dg.TableColumnLineage:
+def published_lineage(columns: Sequence[tuple[str, str]]) -> dg.TableColumnLineage:
     """Where each column of qbench.test_documents comes from."""
+    return _lineage(
+        {name: [MADE_OF.get(name, ("normalized_testdocs", name))] for name, _ in columns if name not in PUBLISHED_BY_US}
+    )
+
+
+def staged_lineage(columns: Sequence[tuple[str, str]]) -> dg.TableColumnLineage:
+    """Where each column of staging.test_documents comes from: the row as it was landed."""
+    return _lineage({name: [("sqlite_cases", "id" if name == "case_id" else "raw")] for name, _ in columns})
+
+
+def embedding_lineage() -> dg.TableColumnLineage:
+    """Where the columns of an embeddings table come from."""
+    return _lineage({name: [("normalized_testdocs", "text_hash")] for name in ("text_hash", "embedding")})
+
+
+def _lineage(made_of: Mapping[str, Sequence[tuple[str, str]]]) -> dg.TableColumnLineage:
     return dg.TableColumnLineage(
         {
-            column: [
-                dg.TableColumnDep(asset_key=dg.AssetKey([asset]), column_name=source)
-                for asset, sources in made_of
-                for source in sources
-            ]
-            for column, made_of in SOURCES.items()
+            column: [dg.TableColumnDep(asset_key=dg.AssetKey([asset]), column_name=source) for asset, source in sources]
+            for column, sources in made_of.items()
         }
     )

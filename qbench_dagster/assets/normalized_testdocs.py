@@ -4,10 +4,13 @@ from collections import Counter
 
 import dagster as dg
 
+from qbench_dagster.adapters.publishing import column_types
 from qbench_dagster.adapters.staging import load_lookups, ranges_due, stage_cases, staged_counts
+from qbench_dagster.assets.lineage import column_schema, staged_lineage
 from qbench_dagster.assets.sqlite_cases import sqlite_cases
 from qbench_dagster.assets.stage import PARTITIONED, Stage, check
-from qbench_dagster.resources import PostgresResource, Progress
+from qbench_dagster.progress import Progress
+from qbench_dagster.resources import PostgresResource
 
 
 @dg.asset(
@@ -52,10 +55,13 @@ def normalized_testdocs(
         if count["landed"] != count["documents"] + count["rejects"]
     }
     stage.holds(sum(count["documents"] for count in held.values()))
+    columns = column_types(postgres.database, "staging", "test_documents")
     return stage.result(
         [check("every_landed_case_is_staged_or_rejected", wrong)],
         per_second="normalized",
         metadata={
+            "dagster/column_schema": column_schema(columns),
+            "dagster/column_lineage": staged_lineage(columns),
             "rejects_by_reason": dict(reasons),
             "notes_by_field": dict(notes.most_common(20)),
             "reject_samples": [{"case_id": case, "reason": why, "detail": what} for case, why, what in samples],

@@ -9,11 +9,13 @@ from qbench_dagster.adapters.report import summary_markdown, write_report
 from qbench_dagster.assets.hnsw_index import hnsw_index
 from qbench_dagster.assets.pg_tables import pg_tables
 from qbench_dagster.partitions import registered_ranges
-from qbench_dagster.resources import EmbedderResource, ExportResource, PostgresResource, Progress
+from qbench_dagster.progress import Progress
+from qbench_dagster.resources import EmbedderResource, ExportResource, PostgresResource
 
 INVARIANTS = {
     "source_is_published_or_rejected": "Invariant 1: every source case is published or rejected, in each partition.",
     "no_word_lost": "Invariant 2: every word of the step fields and preconditions is in the published row.",
+    "published_rows_are_what_was_staged": "Invariant 1: every published value is the normalised one.",
     "vectors_complete_and_sound": "Invariant 4: every published row has its vector, and every vector is sound.",
     "recall_reaches_target": "Invariant 7: the index finds what exact search finds.",
     "reader_has_least_privilege": "Invariant 9: qbench_reader reads qbench and nothing else.",
@@ -60,7 +62,7 @@ def parity_report(
             list(registered_ranges(context.instance).values()),
             target_recall=settings.target_recall,
             rows_in_export=rows_in_export,
-            details={"settings": settings.shown(), "run_id": context.run_id, "export": str(export.location)},
+            details={"settings": settings.shown(), "run_id": context.run.run_id, "export": str(export.location)},
             progress=advance,
             force=config.force,
         )

@@ -14,10 +14,11 @@ from qbench_dagster.adapters.publishing import (
     ranges_due,
 )
 from qbench_dagster.assets.embeddings import doc_embeddings, step_embeddings
-from qbench_dagster.assets.lineage import column_lineage, column_schema
+from qbench_dagster.assets.lineage import column_schema, published_lineage
 from qbench_dagster.assets.normalized_testdocs import normalized_testdocs
 from qbench_dagster.assets.stage import PARTITIONED, Stage, check
-from qbench_dagster.resources import EmbedderResource, PostgresResource, Progress
+from qbench_dagster.progress import Progress
+from qbench_dagster.resources import EmbedderResource, PostgresResource
 
 
 @dg.asset(
@@ -64,11 +65,12 @@ def pg_tables(
     stage.holds(sum(row.published for row in held.values()))
     for name in ("source_cases", "published", "rejected", "steps", "incomplete"):
         stage.totals[name] = sum(getattr(row, name) for row in held.values())  # idle partitions count too
+    columns = column_types(postgres.database, "qbench", "test_documents")
     return stage.result(
         [check("source_is_published_or_rejected", wrong)],
         per_second="rows_written",
         metadata={
-            "dagster/column_schema": column_schema(column_types(postgres.database, "qbench", "test_documents")),
-            "dagster/column_lineage": column_lineage(),
+            "dagster/column_schema": column_schema(columns),
+            "dagster/column_lineage": published_lineage(columns),
         },
     )

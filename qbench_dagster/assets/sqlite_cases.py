@@ -3,10 +3,13 @@
 import dagster as dg
 from pydantic import Field
 
-from qbench_dagster.adapters.landing import land_cases, land_lookups
+from qbench_dagster.adapters.landing import guard_deletes, land_cases, land_lookups
+from qbench_dagster.adapters.publishing import column_types
+from qbench_dagster.assets.lineage import column_schema
 from qbench_dagster.assets.stage import PARTITIONED, Stage, check
 from qbench_dagster.core.folders import section_paths
-from qbench_dagster.resources import ExportResource, PostgresResource, Progress
+from qbench_dagster.progress import Progress
+from qbench_dagster.resources import ExportResource, PostgresResource
 
 
 class SqliteCasesConfig(dg.Config):
@@ -27,7 +30,7 @@ class SqliteCasesConfig(dg.Config):
             "every_source_row_landed",
             asset="sqlite_cases",
             blocking=True,
-            description="Rows of the export = landed cases + rows kept aside for want of a usable id.",
+            description="Rows of the export = landed cases + rows kept aside: without a usable id, or too large.",
         )
     ],
 )
@@ -40,12 +43,13 @@ def sqlite_cases(
 ) -> dg.MaterializeResult:
     """Raw rows of the TestRail export with a hash of their content, and the look-up tables.
 
-    Only rows whose hash is new are written; rows that are gone get a tombstone, unless so many are gone that
-    the export looks cut off.
+    Only rows whose hash is new are written; rows that are gone get a tombstone, unless so many are gone, of a
+    partition or of all partitions of the run, that the export looks cut off.
     """
     stage, wrong = Stage(context), {}
     share = 1.0 if config.allow_deletes else postgres.settings.max_delete_share
     with export.open() as source:
+        guard_deletes(postgres.database, source, stage.ranges, share)
         lookup_rows = land_lookups(postgres.database, source, section_paths)
         with progress.track(context, "sqlite_cases", source.count()) as advance:
             for case_range in stage.ranges:
@@ -56,8 +60,13 @@ def sqlite_cases(
                 stage.done(case_range, held, landed.counts())
                 stage.holds(stage.totals["held"])
                 advance(landed.source_rows)
+    columns = column_types(postgres.database, "landing", "cases")
     return stage.result(
         [check("every_source_row_landed", wrong)],
         per_second="source_rows",
-        metadata={"lookup_rows_written": lookup_rows, "export": str(export.location)},
+        metadata={
+            "dagster/column_schema": column_schema(columns),
+            "lookup_rows_written": lookup_rows,
+            "export": str(export.location),
+        },
     )

@@ -42,6 +42,8 @@ ExportOption = Annotated[
 @contextmanager
 def clear_errors() -> Iterator[None]:
     """Turn what is wrong outside our code into one message and exit code 2."""
+    import psycopg  # noqa: PLC0415
+
     from qbench_dagster.adapters.embedded import EmbeddedServerError  # noqa: PLC0415
     from qbench_dagster.adapters.postgres import DatabaseError  # noqa: PLC0415
     from qbench_dagster.adapters.testrail_export import ExportError  # noqa: PLC0415
@@ -50,6 +52,8 @@ def clear_errors() -> Iterator[None]:
         yield
     except (SettingsError, DatabaseError, EmbeddedServerError, ExportError) as error:
         _fail(str(error))
+    except psycopg.Error as error:
+        _fail(f"PostgreSQL says: {error.diag.message_primary or type(error).__name__}. See its log, and try again.")
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:
@@ -98,7 +102,7 @@ def run(
 @app.command()
 def status(as_json: Json = False) -> None:
     """How the database stands: cases, rejects, spaces, indexes, size."""
-    with clear_errors(), _database() as (_, database):
+    with clear_errors(), _database(load_settings()) as database:
         from qbench_dagster.adapters.reading import status as read_status  # noqa: PLC0415
         from qbench_dagster.cli.show import show_status  # noqa: PLC0415
 
@@ -126,7 +130,7 @@ def search(
     query = query.encode(errors="replace").decode()  # a terminal may send bytes that are no text
     if not query.strip():
         _fail('The query is empty. Say what to look for, for instance: qbench search "cannot log in"')
-    with clear_errors(), _database() as (settings, database):
+    with clear_errors(), _database(settings := load_settings()) as database:
         from qbench_dagster.adapters.reading import Filters  # noqa: PLC0415
         from qbench_dagster.adapters.reading import search as find  # noqa: PLC0415
         from qbench_dagster.cli.show import show_results  # noqa: PLC0415
@@ -273,20 +277,20 @@ def stop(as_json: Json = False) -> None:
 
 
 @contextmanager
-def _database() -> Iterator[tuple[Settings, Any]]:
+def _database(settings: Settings) -> Iterator[Any]:
     from qbench_dagster.adapters.postgres import Database  # noqa: PLC0415
     from qbench_dagster.wiring import database_url  # noqa: PLC0415
 
-    settings = load_settings()
     with Database(database_url(settings), statement_timeout_s=settings.statement_timeout_s) as database:
-        yield settings, database
+        yield database
 
 
 @contextmanager
 def _instance(settings: Settings) -> Iterator[Any]:
     from qbench_dagster.dagster_home import prepare_dagster_home  # noqa: PLC0415
 
-    prepare_dagster_home(settings)
+    with _database(settings):  # what is wrong with it is told here, before Dagster makes a run of it
+        prepare_dagster_home(settings)
     import dagster as dg  # noqa: PLC0415
 
     with dg.DagsterInstance.get() as instance:

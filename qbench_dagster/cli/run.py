@@ -20,7 +20,7 @@ from qbench_dagster.adapters.testrail_export import TestRailExport
 from qbench_dagster.assets.stage import RUN_TOTALS
 from qbench_dagster.definitions import build_definitions
 from qbench_dagster.partitions import register_ranges, registered_ranges
-from qbench_dagster.resources import Progress
+from qbench_dagster.progress import Progress
 from qbench_dagster.settings import Settings
 
 STAGES = (
@@ -115,7 +115,9 @@ def execute(
     """Plan ranges, then run `load_cases` over all of them and `index_and_report`; both show in the UI too."""
     started, summary = time.monotonic(), RunSummary()
     summary.new_ranges = len(register_ranges(instance, export, settings.partition_cases))
-    keys = list(registered_ranges(instance))
+    # A range of dynamic partitions follows the order they were made in, not their names.
+    known = registered_ranges(instance)
+    keys = [key for key in instance.get_dynamic_partitions("case_ranges") if key in known]
     summary.partitions = len(keys)
     with rich.progress.Progress(*COLUMNS, console=console) as bars:
         definitions = build_definitions(progress=TerminalProgress(bars))

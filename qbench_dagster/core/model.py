@@ -121,3 +121,5 @@ class Lookups:
     sections: Mapping[int, Section[int]]
     priorities: Mapping[int, str]
     case_types: Mapping[int, str]
+    version: bytes = b""
+    """Of the landed tables they were read from: while it is the same, so are the names."""

@@ -16,7 +16,7 @@ from qbench_dagster.core.characters import text_of
 from qbench_dagster.core.folders import folder_path
 from qbench_dagster.core.markup import plain, unstripped
 from qbench_dagster.core.merge import merge_steps
-from qbench_dagster.core.model import Lookups, Reject, RejectReason, TestDoc
+from qbench_dagster.core.model import Lookups, Reject, RejectReason, RelatedIssue, TestDoc
 from qbench_dagster.core.references import references
 from qbench_dagster.core.segments import fenced, items
 from qbench_dagster.core.values import boolean, integer, json_object, json_safe, shown, timestamp
@@ -29,6 +29,10 @@ COLUMNS = frozenset(_KNOWN.split())
 MAX_ID = 2**47 - 1
 MAX_STEPS = 65_535
 MAX_BYTES = 64 * 2**20
+MAX_LISTED = 65_535
+"""Of one case: ids of preconditions and issues are case id * 65,536 + their index."""
+MAX_LABEL = 500
+"""Characters of a label; a longer one is a text, which the index on tags and platforms could not hold."""
 
 _PRIORITY = re.compile(r"\b(critical|high|medium|low)\b", re.IGNORECASE)
 _DEGREE = re.compile(r"\b(?:very|not|non|highest|lowest)\b", re.IGNORECASE)
@@ -71,18 +75,18 @@ def normalize(raw: Mapping[str, Any], lookups: Lookups) -> TestDoc | Reject:
         title=title,
         description=description or None,
         summary=plain(raw.get("comment")) or None,
-        preconditions=conditions(unstripped(preconditions)) if description else (),
+        preconditions=_conditions(preconditions, notes) if description else (),
         steps=steps,
         priority=_named(raw.get("priority_id"), lookups.priorities, "priority_id", notes, priority_word),
         test_type=_named(raw.get("type_id"), lookups.case_types, "type_id", notes, plain),
-        platforms=_labels(custom, _PLATFORMS),
-        tags=_labels(custom, _TAGS),
+        platforms=_labels(custom, _PLATFORMS, notes),
+        tags=_labels(custom, _TAGS, notes),
         folder_structure=_folder(section_id, lookups, notes),
         suite_id=_id(raw, "suite_id", notes),
         section_id=section_id,
         project_id=_id(raw, "project_id", notes),
         jira_key=jira_key,
-        related_issues=issues,
+        related_issues=_listed(issues, notes),
         is_automated=boolean(raw.get("is_automated"), "is_automated", notes),
         refs=plain(raw.get("refs")) or None,
         custom_fields=custom,
@@ -107,6 +111,22 @@ def conditions(text: str) -> tuple[str, ...]:
     if len(parts) > 1:
         return tuple(parts)
     return tuple(filter(None, ("\n".join(run).strip() for run in _runs(parts[0].split("\n"))))) if parts else ()
+
+
+def _conditions(value: object, notes: list[str]) -> tuple[str, ...]:
+    found = conditions(unstripped(value))
+    if len(found) <= MAX_LISTED:
+        return found
+    notes.append(f"preconditions: {len(found):,} conditions, those after {MAX_LISTED:,} are joined to the last")
+    return (*found[: MAX_LISTED - 1], "\n".join(found[MAX_LISTED - 1 :]))
+
+
+def _listed(issues: tuple[RelatedIssue, ...], notes: list[str]) -> tuple[RelatedIssue, ...]:
+    if len(issues) <= MAX_LISTED:
+        return issues
+    notes.append(f"refs: {len(issues):,} references, those after {MAX_LISTED:,} are joined to the last")
+    rest = ", ".join(issue.key for issue in issues[MAX_LISTED - 1 :])
+    return (*issues[: MAX_LISTED - 1], RelatedIssue(rest, "reference"))
 
 
 def _runs(lines: list[str]) -> Iterator[list[str]]:
@@ -176,11 +196,17 @@ def _named(value: object, names: Mapping[int, str], column: str, notes: list[str
     return text or None
 
 
-def _labels(custom: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, ...]:
+def _labels(custom: Mapping[str, Any], names: tuple[str, ...], notes: list[str]) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for name in names:
         if name in custom:
-            found |= dict.fromkeys(_label_texts(custom[name]))
+            for label in _label_texts(custom[name]):
+                if len(label) <= MAX_LABEL:
+                    found[label] = None
+                else:
+                    notes.append(
+                        f"{name}: {len(label):,} characters are no label, kept in custom_fields: {shown(label)}"
+                    )
     return tuple(found)
 
 

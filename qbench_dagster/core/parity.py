@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from qbench_dagster.core.recall import SAMPLES
+
 MAX_OFFENDERS = 100
+_UNSOUND = ("zero", "not_finite", "wrong_norm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +81,26 @@ def accounting(
     unaccounted: Sequence[Mapping[str, Any]],
     count: int,
 ) -> Finding:
-    """Invariant 1. `in_export` is the row count of the export itself, None where it is not at hand."""
+    """Invariant 1. `in_export` is the row count of the export itself, None where it is not at hand.
+
+    A case that is published as it was before is not accounted for, and nothing landed is nothing proven.
+    """
     source = sum(row.source_cases for row in partitions)
     published = sum(row.published for row in partitions)
     rejected = sum(row.rejected for row in partitions)
     stale = in_export is not None and in_export != source
-    passed = source == published + rejected and all(row.balanced for row in partitions) and not count and not stale
+    incomplete = sum(row.incomplete for row in partitions)
+    balanced = source == published + rejected and all(row.balanced for row in partitions)
+    passed = source > 0 and balanced and not incomplete and not count and not stale
     summary = f"{source:,} source cases = {published:,} published + {rejected:,} rejected"
     if source != published + rejected:
         summary = f"{source:,} source cases, but {published:,} published + {rejected:,} rejected"
+    elif not partitions:
+        summary = "nothing was landed yet: no case range is registered; qbench run and job plan_case_ranges do that"
+    elif not source:
+        summary = "nothing was landed yet: materialise sqlite_cases"
+    elif count or incomplete:
+        summary += f", but {max(count, incomplete):,} of them not as the source is now"
     if stale:
         summary += f"; the export itself holds {in_export:,} rows: materialise sqlite_cases"
     return Finding(
@@ -100,37 +114,58 @@ def accounting(
     )
 
 
-def words_kept(checked: int, lost: Mapping[int, Sequence[str]]) -> Finding:
-    """Invariant 2. `lost` maps case ids to the words that are missing from their published rows."""
+def words_kept(compared: int, lost: Mapping[int, Sequence[str]], *, published: int) -> Finding:
+    """Invariant 2. `lost` maps case ids to the words that are missing from their published rows.
+
+    `compared` are those of the `published` cases whose source holds a word that could be lost.
+    """
     offenders = [{"case_id": case_id, "lost": list(words[:20])} for case_id, words in sorted(lost.items())]
     return Finding(
         "no_word_lost",
         "No word of steps and preconditions is lost",
         not lost,
-        f"{checked:,} cases compared word by word, {len(lost):,} with a lost word",
-        {"cases": checked, "cases_with_lost_words": len(lost)},
+        f"{compared:,} of {published:,} published cases have words there and were compared, {len(lost):,} lost a word",
+        {"compared": compared, "published": published, "cases_with_lost_words": len(lost)},
         offenders[:MAX_OFFENDERS],
         len(lost),
+    )
+
+
+def published_as_staged(compared: int, different: Sequence[Mapping[str, Any]], count: int) -> Finding:
+    """Invariant 1, by value. `different` are up to 100 of the `count` cases whose published rows were changed since."""
+    return Finding(
+        "published_rows_are_what_was_staged",
+        "Published rows are what was normalised",
+        not count,
+        f"{compared:,} published cases compared value by value, {count:,} differ",
+        {"compared": compared, "different": count},
+        different[:MAX_OFFENDERS],
+        count,
     )
 
 
 def vectors_complete(
     counts: Mapping[str, int], health: Mapping[str, Mapping[str, Any]], offenders: Sequence[Mapping[str, Any]]
 ) -> Finding:
-    """Invariant 4. `counts` are rows lacking a vector and orphans; `health` is VectorHealth by kind."""
+    """Invariant 4. `counts` are rows lacking a vector and orphans; `health` is VectorHealth by kind.
+
+    `offenders` are the counted rows, one by one: those that do not fit in are the only ones not listed.
+    """
     unsound = [
         {"kind": kind, "text_hash": digest, "wrong": wrong}
         for kind, found in health.items()
-        for wrong in ("zero", "not_finite", "wrong_norm")
+        for wrong in _UNSOUND
         for digest in found[wrong]
     ]
     bad = sum(counts.values())
     vectors = sum(found["rows"] for found in health.values())
+    cut = any(len(found[wrong]) >= SAMPLES for found in health.values() for wrong in _UNSOUND)
     return Finding(
         "vectors_complete_and_sound",
         "Every published document and step has a sound vector",
         not bad and not unsound,
-        f"{vectors:,} vectors examined, {len(unsound)} unsound; {bad:,} rows without a vector or their document",
+        f"{vectors:,} vectors examined, {'at least ' if cut else ''}{len(unsound)} unsound; "
+        f"{bad:,} {'row' if bad == 1 else 'rows'} without a vector or a document",
         {**counts, "vectors": vectors, "unsound_vectors": len(unsound)},
         [*offenders, *unsound][:MAX_OFFENDERS],
         bad + len(unsound),
@@ -165,7 +200,7 @@ def least_privilege(excess: Sequence[Mapping[str, Any]], missing: Sequence[Mappi
         "reader_has_least_privilege",
         "qbench_reader reads qbench and nothing else",
         not offenders,
-        f"{len(excess)} rights too many, {len(missing)} missing",
+        f"{len(excess)} {'right' if len(excess) == 1 else 'rights'} too many, {len(missing)} missing",
         {"excess": len(excess), "missing": len(missing)},
         offenders[:MAX_OFFENDERS],
         len(offenders),

@@ -58,6 +58,14 @@ def ranges_of(keys: Iterable[str]) -> dict[str, CaseRange]:
     }
 
 
+def is_range_key(key: str) -> bool:
+    """Whether `key` is written exactly as `range_key` writes it."""
+    try:
+        return range_key(range_bound(key)) == key
+    except ValueError:
+        return False
+
+
 def columns_of(ranges: Iterable[CaseRange]) -> dict[str, list[Any]]:
     """The ranges as the parallel arrays `keys`, `lowers`, `uppers`, for one statement about all of them."""
     listed = list(ranges)

@@ -27,7 +27,7 @@ def lost_words(raw: Mapping[str, Any], published: Iterable[str]) -> list[str]:
     `raw` is a row of landing.cases; `published` are the case's preconditions, actions, expected results and
     data. Case counts: `Login` is not `login`.
     """
-    texts = [text for field in FIELDS for text in _texts(field, raw.get(field))]
+    texts = list(_source_texts(raw))
     if not texts:
         return []
     kept = set(_TOKEN.findall("\n".join(published)))
@@ -38,6 +38,16 @@ def lost_words(raw: Mapping[str, Any], published: Iterable[str]) -> list[str]:
     glued = _words(_TAG.sub("", text) for text in texts) - kept
     parted = _words(_TAG.sub(" ", text) for text in texts) - kept
     return sorted(glued & parted)
+
+
+def has_words(raw: Mapping[str, Any]) -> bool:
+    """Whether the step fields and preconditions of source row `raw` hold a word that could be lost."""
+    return any(_TOKEN.search(text) for text in _source_texts(raw))
+
+
+def _source_texts(raw: Mapping[str, Any]) -> Iterator[str]:
+    for field in FIELDS:
+        yield from _texts(field, raw.get(field))
 
 
 def _words(texts: Iterable[str]) -> set[str]:
@@ -52,7 +62,7 @@ def _texts(field: str, value: Any) -> Iterator[str]:
         if isinstance(value, str):
             try:
                 parsed = json.loads(value)
-            except ValueError:
+            except (ValueError, RecursionError):  # malformed, or nested too deeply to be steps: text as it is
                 parsed = value
         yield from _leaves(parsed)
     else:
@@ -61,11 +71,12 @@ def _texts(field: str, value: Any) -> Iterator[str]:
 
 def _leaves(value: Any) -> Iterator[str]:
     """Every text and number in a JSON value; the names of keys are structure, not words."""
-    if isinstance(value, Mapping):
-        for item in value.values():
-            yield from _leaves(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _leaves(item)
-    elif value is not None and not isinstance(value, bool):
-        yield str(value)
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, Mapping):
+            pending += item.values()
+        elif isinstance(item, list):
+            pending += item
+        elif item is not None and not isinstance(item, bool):
+            yield str(item)

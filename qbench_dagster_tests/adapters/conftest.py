@@ -31,7 +31,8 @@ def clean_database(module_database: Database) -> Database:
         execute(module_database, f'DROP SCHEMA "{name}" CASCADE')
     tables = rows(
         module_database,
-        "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname IN ('landing', 'staging', 'store')",
+        "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname IN ('landing', 'staging', 'store') "
+        "AND tablename <> 'schema_versions'",
     )
     execute(module_database, f"TRUNCATE {', '.join(name for (name,) in tables)}")
     return module_database

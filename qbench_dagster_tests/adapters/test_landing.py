@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qbench_dagster.adapters.landing import DeleteGuardError, Landed, land_cases, land_lookups
+from qbench_dagster.adapters import testrail_export
+from qbench_dagster.adapters.landing import DeleteGuardError, Landed, guard_deletes, land_cases, land_lookups
 from qbench_dagster.adapters.postgres import Database
 from qbench_dagster.adapters.testrail_export import TestRailExport
 from qbench_dagster.core.folders import section_paths
@@ -171,6 +172,40 @@ def test_a_partition_whose_rows_are_all_rejected_is_accounted_for(clean_database
     assert land(clean_database, path) == {"source_rows": 3, "rejected_rows": 3, "rows_written": 3}
 
 
+def test_a_row_that_is_too_large_is_kept_aside(
+    clean_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.db"
+    monkeypatch.setattr(testrail_export, "MAX_BYTES", 100_000)
+    source = [*(case(n) for n in range(1, 100)), case(100, "Long", steps="x" * 200_000)]
+    found = land(clean_database, write_export(path, source))
+    assert found == {"source_rows": 100, "added": 99, "rejected_rows": 1, "rows_written": 100}
+    kept = rows(
+        clean_database,
+        "SELECT case_id, reason, detail, raw ->> 'title', length(raw ->> 'steps') FROM landing.rejected_rows",
+    )
+    assert [(row[0], row[1], row[3]) for row in kept] == [(100, "too_large", "Long")]
+    assert "200,004 bytes of text" in kept[0][2]
+    assert 2000 < kept[0][4] < 2100
+    before = room(clean_database)
+    assert land(clean_database, path) == {"source_rows": 100, "unchanged": 99, "rejected_rows": 1}
+    assert room(clean_database) == before
+
+    # All of them grow too large: they leave the landing room without being taken for cases that are gone.
+    grown = [case(n, steps="y" * 200_000) for n in range(1, 101)]
+    found = land(clean_database, write_export(path, grown))
+    assert found == {"source_rows": 100, "removed": 99, "rejected_rows": 100, "rows_written": 99 + 100 + 1}
+    back = land(clean_database, write_export(path, [case(n) for n in range(1, 101)]))
+    assert back == {"source_rows": 100, "added": 100, "rows_written": 100 + 100}
+
+
+def test_a_field_of_more_than_json_can_hold_fails_nothing(clean_database: Database, tmp_path: Path) -> None:
+    path = write_export(tmp_path / "x.db", [case(1), case(3)])
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO cases (id, title, steps) VALUES (2, 'Huge', zeroblob(280000000))")
+    assert land(clean_database, path) == {"source_rows": 3, "added": 2, "rejected_rows": 1, "rows_written": 3}
+
+
 # The delete guard
 
 
@@ -206,6 +241,47 @@ def test_a_small_partition_may_lose_all_its_cases(clean_database: Database, tmp_
     high = ranges_of(["from_0000000001", "from_0000009000"])["from_0000009000"]
     assert land(clean_database, write_export(path, [case(1), *(case(n) for n in range(3, 51))]), high)["removed"] == 1
     assert land(clean_database, write_export(path, [case(50)]))["removed"] == 49
+
+
+@pytest.mark.parametrize(("left", "stopped"), [(1, True), (319, True), (320, False), (400, False)])
+def test_small_partitions_are_guarded_together(
+    clean_database: Database, tmp_path: Path, left: int, stopped: bool
+) -> None:
+    path = tmp_path / "x.db"
+    ranges = list(ranges_of([f"from_{bound:010d}" for bound in range(1, 400, 40)]).values())
+    write_export(path, [case(n) for n in range(1, 401)])
+    for case_range in ranges:
+        land(clean_database, path, case_range)
+    write_export(path, [case(n) for n in range(1, left + 1)])
+    with TestRailExport(path) as export:
+        if not stopped:
+            guard_deletes(clean_database, export, ranges, 0.2)
+            return
+        with pytest.raises(DeleteGuardError) as error:
+            guard_deletes(clean_database, export, ranges, 0.2)
+        guard_deletes(clean_database, export, ranges, 1.0)
+        guard_deletes(clean_database, export, ranges[:1], 0.2)
+        guard_deletes(clean_database, export, [], 0.2)
+    told = str(error.value)
+    assert "10 partitions from from_0000000001 to from_0000000361: " in told
+    assert f"{400 - left} of their 400 cases are gone from the export (for instance {left + 1}, " in told
+    assert "more than 20%" in told
+    assert "Nothing of them was changed" in told
+    assert "--allow-deletes" in told
+
+
+def test_the_guard_of_a_run_names_the_partition_that_lacks_cases(clean_database: Database, tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    ranges = list(ranges_of(["from_0000000001", "from_0000000301"]).values())
+    write_export(path, [case(n) for n in range(1, 401)])
+    for case_range in ranges:
+        land(clean_database, path, case_range)
+    write_export(path, [case(n) for n in range(1, 331)])
+    with (
+        TestRailExport(path) as export,
+        pytest.raises(DeleteGuardError, match=r"^from_0000000301: 70 of its 100 cases .*Nothing of this partition"),
+    ):
+        guard_deletes(clean_database, export, ranges, 0.2)
 
 
 # The look-up tables
@@ -270,6 +346,26 @@ def test_look_up_rows_without_an_id_or_twice_do_no_harm(clean_database: Database
         )
     look_up(clean_database, path)
     assert rows(clean_database, "SELECT key, name FROM landing.priorities ORDER BY key") == [("1", "High"), ("a", None)]
+    assert look_up(clean_database, path) == 0
+
+
+def test_one_id_in_many_forms_and_a_key_of_any_length(clean_database: Database, tmp_path: Path) -> None:
+    path = write_export(tmp_path / "x.db", [case(1)])
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DROP TABLE sections")
+        connection.execute("CREATE TABLE sections (id, name, parent_id)")
+        connection.executemany(
+            "INSERT INTO sections VALUES (?, ?, ?)",
+            [
+                (" 1", "Root", None),
+                (1, "Another", None),
+                ("2", "Leaf", 1.0),
+                ("".join(map(str, range(3000))), "x", None),
+            ],
+        )
+    look_up(clean_database, path)
+    assert paths(clean_database) == {"1": "Root", "2": "Root/Leaf"}
+    assert rows(clean_database, "SELECT name FROM landing.sections WHERE key = '1'") == [("Root",)]
     assert look_up(clean_database, path) == 0
 
 

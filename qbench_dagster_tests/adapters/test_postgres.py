@@ -113,7 +113,7 @@ def migrations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 
 def test_an_empty_database_is_set_up(fresh_url: str) -> None:
     with Database(fresh_url) as database:
-        assert rows(database, "SELECT name FROM public.qbench_schema_versions ORDER BY name") == [
+        assert rows(database, "SELECT name FROM store.schema_versions ORDER BY name") == [
             (name,) for name in MIGRATIONS
         ]
         assert rows(database, "SELECT to_regclass('store.test_documents') IS NOT NULL") == [(True,)]
@@ -122,7 +122,7 @@ def test_an_empty_database_is_set_up(fresh_url: str) -> None:
 
 
 def test_opening_again_applies_nothing(fresh_url: str) -> None:
-    when = "SELECT name, checksum, applied_at, xmin::text FROM public.qbench_schema_versions ORDER BY name"
+    when = "SELECT name, checksum, applied_at, xmin::text FROM store.schema_versions ORDER BY name"
     with Database(fresh_url) as first:
         before = rows(first, when)
     with Database(fresh_url) as second:
@@ -148,7 +148,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(fresh_url: str, migrations
     (migrations / "902_bad.sql").write_text("CREATE SCHEMA bad;")
     sql_files.read_file.cache_clear()
     with Database(fresh_url) as database:
-        assert rows(database, "SELECT count(*) FROM public.qbench_schema_versions") == [(len(MIGRATIONS) + 2,)]
+        assert rows(database, "SELECT count(*) FROM store.schema_versions") == [(len(MIGRATIONS) + 2,)]
 
 
 @pytest.mark.parametrize("name", MIGRATIONS)
@@ -160,7 +160,7 @@ def test_a_changed_migration_is_refused_by_name(database: Database, migrations: 
 
 
 def test_a_database_of_a_newer_qbench_is_refused(database: Database) -> None:
-    execute(database, "INSERT INTO public.qbench_schema_versions (name, checksum) VALUES ('999_future.sql', '')")
+    execute(database, "INSERT INTO store.schema_versions (name, checksum) VALUES ('999_future.sql', '')")
     with pytest.raises(DatabaseError, match=r"newer version of qbench \(it has 999_future\.sql\)"):
         Database(database.url)
 
@@ -168,7 +168,7 @@ def test_a_database_of_a_newer_qbench_is_refused(database: Database) -> None:
 def test_threads_that_open_an_empty_database_at_once(fresh_url: str) -> None:
     def open_it() -> int:
         with Database(fresh_url) as database:
-            return int(rows(database, "SELECT count(*) FROM public.qbench_schema_versions")[0][0])
+            return int(rows(database, "SELECT count(*) FROM store.schema_versions")[0][0])
 
     assert at_once(8, open_it) == [len(MIGRATIONS)] * 8
 
@@ -197,7 +197,7 @@ def test_processes_that_open_an_empty_database_at_once(fresh_url: str) -> None:
         process.stdin.flush()
     assert [process.communicate(timeout=60) for process in processes] == [("", "")] * 3
     assert [process.returncode for process in processes] == [0] * 3
-    assert ask(fresh_url, "SELECT count(*) FROM public.qbench_schema_versions") == [(len(MIGRATIONS),)]
+    assert ask(fresh_url, "SELECT count(*) FROM store.schema_versions") == [(len(MIGRATIONS),)]
 
 
 def test_a_database_and_a_schema_are_made_once(server_url: str) -> None:
@@ -209,7 +209,10 @@ def test_a_database_and_a_schema_are_made_once(server_url: str) -> None:
         at_once(6, lambda: ensure_schema(urls[0], "dagster"))
         assert ask(urls[0], "SELECT count(*) FROM pg_namespace WHERE nspname = 'dagster'") == [(1,)]
         with role(urls[0]) as limited:
-            ensure_schema(limited, "dagster")  # it is there: no right is needed
+            with pytest.raises(DatabaseError, match="may not create tables in it"):
+                ensure_schema(limited, "dagster")
+            ask(urls[0], "CREATE TABLE dagster.runs ()")
+            ensure_schema(limited, "dagster")  # Dagster's tables are there: no right is needed
             with pytest.raises(DatabaseError, match="may not create schema other"):
                 ensure_schema(limited, "other")
     finally:
@@ -349,14 +352,14 @@ def test_a_role_that_may_not_create_is_told_what_to_ask_for(fresh_url: str) -> N
         ask(fresh_url, "CREATE EXTENSION vector")
         with pytest.raises(DatabaseError, match="GRANT CREATE ON DATABASE"):
             Database(limited)
-    assert ask(fresh_url, "SELECT to_regclass('public.qbench_schema_versions')") == [(None,)]
+    assert ask(fresh_url, "SELECT to_regclass('store.schema_versions')") == [(None,)]
 
 
 def test_a_role_that_may_create_sets_up_a_database(fresh_url: str) -> None:
     name = urlsplit(fresh_url).path[1:]
     ask(fresh_url, "CREATE EXTENSION vector")
-    with role(fresh_url, f"CREATE ON DATABASE {name}", "CREATE ON SCHEMA public") as owner, Database(owner) as database:
-        assert rows(database, "SELECT count(*) FROM public.qbench_schema_versions") == [(len(MIGRATIONS),)]
+    with role(fresh_url, f"CREATE ON DATABASE {name}") as owner, Database(owner) as database:
+        assert rows(database, "SELECT count(*) FROM store.schema_versions") == [(len(MIGRATIONS),)]
 
 
 def test_a_role_that_only_reads(database: Database) -> None:
@@ -364,7 +367,7 @@ def test_a_role_that_only_reads(database: Database) -> None:
         with pytest.raises(DatabaseError, match="may not create or read"):
             Database(limited)
         user = urlsplit(limited).username
-        ask(database.url, f"GRANT SELECT ON public.qbench_schema_versions TO {user}")
+        ask(database.url, f"GRANT USAGE ON SCHEMA store TO {user}; GRANT SELECT ON store.schema_versions TO {user}")
         Database(limited).close()  # nothing is missing: no right to create is needed
 
 

@@ -20,7 +20,17 @@ from qbench_dagster.adapters.publishing import (
 )
 from qbench_dagster.adapters.space import KINDS, Space, embed_missing, ensure_space
 from qbench_dagster.core.ranges import ranges_of
-from qbench_dagster_tests.support import EXACT, SPACE, Outcome, case, execute, rows, run_pipeline, write_export
+from qbench_dagster_tests.support import (
+    CASE_COLUMNS,
+    EXACT,
+    SPACE,
+    Outcome,
+    case,
+    execute,
+    rows,
+    run_pipeline,
+    write_export,
+)
 
 WHOLE = ranges_of(["from_0000000729"])["from_0000000729"]
 TABLES = ("test_documents", "test_steps", "test_preconditions", "test_related_issues")
@@ -267,6 +277,28 @@ def test_reads_move_to_another_space_and_back(clean_database: Database, tmp_path
         assert rows(clean_database, "SELECT count(*) FROM qbench.test_documents") == [(3,)]
 
 
+def test_reads_move_to_another_type_of_vector(clean_database: Database, tmp_path: Path) -> None:
+    run(clean_database, tmp_path)
+    exact = Space("space_exact_64", "lexical-v1", 64, "vector")
+    ensure_space(clean_database, exact)
+    for kind in KINDS:
+        embed_missing(clean_database, exact, kind, WHOLE, LexicalEmbedder(64), lambda _: None)
+    for space in (exact, SPACE, exact):
+        assert publish_face(clean_database, space) is True
+        assert rows(clean_database, "SELECT DISTINCT pg_typeof(embedding)::text FROM qbench.test_steps") == [
+            (space.vector_type,)
+        ]
+
+
+def test_lost_rights_of_the_reader_are_given_back(clean_database: Database, tmp_path: Path) -> None:
+    run(clean_database, tmp_path)
+    may = "SELECT has_schema_privilege('qbench_reader', 'qbench', 'USAGE')"
+    execute(clean_database, "REVOKE USAGE ON SCHEMA qbench FROM qbench_reader")
+    assert rows(clean_database, may) == [(False,)]
+    assert publish_face(clean_database, SPACE) is True
+    assert rows(clean_database, may) == [(True,)]
+
+
 def test_reads_do_not_move_to_a_space_that_lacks_vectors_of_published_cases(
     clean_database: Database, tmp_path: Path
 ) -> None:
@@ -309,7 +341,7 @@ OTHER_ROOMS = [
     "landing.cases", "landing.rejected_rows", "landing.sections", "staging.test_documents", "staging.test_steps",
     "staging.rejects", "store.test_documents", "store.test_steps", "store.spaces", "store.parity_reports",
     f"{SPACE.name}.doc_embeddings", f"{SPACE.name}.step_embeddings", f"{SPACE.name}.doc_vectors",
-    "public.qbench_schema_versions",
+    "store.schema_versions",
 ]  # fmt: skip
 
 
@@ -355,3 +387,60 @@ def test_a_search_function_of_the_readers_own_is_never_called(reader: psycopg.Co
         "WHERE d.test_case_id = 800 LIMIT 1"
     ).fetchone()
     assert found == ("Log out",)
+
+
+def test_one_odd_row_stops_nobody(clean_database: Database, tmp_path: Path) -> None:
+    def long(length: int) -> str:  # neither compressible nor split into labels
+        return (
+            "".join(chr(33 + n * n * 7919 % 83) for n in range(2 * length)).replace(",", "").replace(";", "")[:length]
+        )
+
+    odd = case(800, priority_id=long(6000), type_id=long(6000), section_id=11,
+               preconditions="\n".join(f"Row {n}." for n in range(1, 70_001)),
+               refs=", ".join(f"KEY-{n}" for n in range(1, 70_001)),
+               custom_fields={"jira_key": long(6000), "custom_tags": [long(12_000), "smoke"],
+                              "custom_platform": [long(12_000)]})  # fmt: skip
+    cases = [case(729), odd, {**odd, "id": 801}, *(case(n) for n in range(900, 910))]
+    sections = [(10, long(9000), None), (11, long(3000), 10)]
+    outcome = run(
+        clean_database, tmp_path, cases, sections=sections, columns={**CASE_COLUMNS, "priority_id": "", "type_id": ""}
+    )
+    done = outcome.published[WHOLE.key]
+    assert (done.source_cases, done.published, done.rejected, done.incomplete) == (13, 13, 0, 0)
+    folder = rows(clean_database, "SELECT DISTINCT folder_structure FROM store.test_documents WHERE test_case_id = 800")
+    found = rows(
+        clean_database,
+        """SELECT test_case_id, length(priority), length(jira_key), tags, platforms,
+                  length(custom_fields -> 'custom_tags' ->> 0),
+                  (SELECT count(*) FROM store.test_preconditions p WHERE p.test_case_id = d.test_case_id),
+                  (SELECT string_agg(condition, ' ' ORDER BY order_index) LIKE E'Row 1. %%Row 65536.\\n%%Row 70000.'
+                   FROM store.test_preconditions p WHERE p.test_case_id = d.test_case_id),
+                  (SELECT count(*) FROM store.test_related_issues p WHERE p.test_case_id = d.test_case_id),
+                  (SELECT count(*) FROM store.test_related_issues p
+                   WHERE p.test_case_id = d.test_case_id AND issue_key LIKE 'KEY-%%, KEY-70000')
+           FROM store.test_documents d
+           WHERE priority = ANY (ARRAY[%s]) AND test_type = %s AND starts_with(folder_structure, %s)
+             AND tags && ARRAY['smoke']
+           ORDER BY 1""",
+        long(6000), long(6000), folder[0][0],
+    )  # fmt: skip
+    assert found == [
+        (case_id, 6000, 6000, ["smoke"], [], 12_000, 65_535, True, 65_535, 1) for case_id in (800, 801)
+    ]  # fmt: skip
+    (notes,) = rows(
+        clean_database, "SELECT array_to_string(notes, ' | ') FROM staging.test_documents WHERE case_id = 800"
+    )
+    for part in ("12,000 characters are no label", "70,000 conditions", "references, those after 65,535"):
+        assert part in notes[0]
+
+
+@pytest.mark.parametrize(
+    "predicate",
+    ["priority = ANY (ARRAY['rare'])", "test_type = 'rare'", "jira_key = 'rare'",
+     "starts_with(folder_structure, 'rare')", "tags && ARRAY['rare']"],
+)  # fmt: skip
+def test_each_filter_has_its_index(clean_database: Database, predicate: str) -> None:
+    with clean_database.connection("test") as connection, connection.transaction():
+        connection.execute("SET LOCAL enable_seqscan = off")
+        plan = connection.execute(f"EXPLAIN SELECT FROM store.test_documents WHERE {predicate}").fetchall()  # type: ignore[arg-type]
+    assert "Index Cond" in str(plan)

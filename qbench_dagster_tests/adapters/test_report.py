@@ -102,7 +102,7 @@ def passed_report() -> ParityReport:
         SPACE,
         [
             parity.accounting(partitions(), 104_121, [], 0),
-            parity.words_kept(104_076, {}),
+            parity.words_kept(104_076, {}, published=104_076),
             parity.vectors_complete(NO_COUNTS, health, []),
             parity.recall_reached(GOOD, 0.95),
             parity.least_privilege([], []),
@@ -123,7 +123,7 @@ def failed_report() -> ParityReport:
         SPACE,
         [
             parity.accounting(partitions(lost=128), 104_121, lost, len(lost)),
-            parity.words_kept(103_948, {4711: [SCRIPT, "größe"], 34_799_866: ["logout"]}),
+            parity.words_kept(103_948, {4711: [SCRIPT, "größe"], 34_799_866: ["logout"]}, published=103_948),
             parity.vectors_complete({**NO_COUNTS, "steps_without_vector": 2}, health,
                                     [{"case_id": 1188, "wrong": "a step has no vector"}]),
             parity.recall_reached(POOR, 0.95),

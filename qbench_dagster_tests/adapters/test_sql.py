@@ -198,6 +198,7 @@ SHAPE = """
 SELECT n.nspname, c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull
 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname IN ('landing', 'staging', 'store', 'qbench', %(space)s) AND a.attnum > 0
+  AND c.relname NOT LIKE 'schema_versions%%'  -- what was applied is kept by our code, not by psql
 UNION ALL
 SELECT n.nspname, p.proname, pg_get_functiondef(p.oid), array_to_string(p.proacl, ' '), NULL
 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname IN ('store', 'qbench')

@@ -13,6 +13,7 @@ from qbench_dagster.adapters.postgres import Database
 from qbench_dagster.adapters.staging import Staged, load_lookups, stage_cases
 from qbench_dagster.adapters.testrail_export import TestRailExport
 from qbench_dagster.core.folders import section_paths
+from qbench_dagster.core.model import Lookups
 from qbench_dagster.core.ranges import ranges_of
 from qbench_dagster_tests.support import CASE_COLUMNS, case, rows, write_export
 
@@ -122,6 +123,75 @@ def test_ids_that_the_export_holds_as_floats_find_their_names(room: Room) -> Non
     before = room.versions()
     room.stage(columns=columns, sections=[(10, "Users", None), *SECTIONS[1:]])
     assert rewritten(before, room.versions()) == {1, 2}
+
+
+def test_ids_that_the_export_holds_as_text_find_their_names(room: Room) -> None:
+    columns = {**CASE_COLUMNS, "section_id": "", "priority_id": "", "type_id": ""}
+    cases = [case(1, section_id=" 11", priority_id="4 ", type_id="04"), case(2, section_id="0")]
+    room.stage(cases, columns=columns, sections=[*SECTIONS, (0, "Zero", None)])
+    assert room.column("folder_structure") == {1: "Accounts/Login", 2: "Zero"}
+    assert (room.column("priority")[1], room.column("test_type")[1]) == ("High", "Regression")
+    assert room.column("notes") == {1: [], 2: []}
+    before = room.versions()
+    room.stage(cases, columns=columns, sections=[*SECTIONS, (0, "None", None)], priorities=[(4, "Low"), (6, "Medium")])
+    assert rewritten(before, room.versions()) == {1, 2}
+    assert room.column("folder_structure")[2] == "None"
+
+
+def test_names_are_of_the_moment_of_the_hash_they_are_stored_under(room: Room) -> None:
+    room.stage()
+    old = load_lookups(room.database)
+    # Another run lands new names after this one has loaded its look-ups.
+    write_export(room._path, CASES, sections=[(10, "Users", None), *SECTIONS[1:]], priorities=[(4, "Low"), (6, "Low")],
+                 case_types=TYPES)  # fmt: skip
+    with TestRailExport(room._path) as export:
+        land_lookups(room.database, export, section_paths)
+    stage_cases(room.database, old, WHOLE, lambda _: None)
+    assert room.column("folder_structure") == {1: "Users/Login", 2: "Users", 3: "Files"}
+    assert set(room.column("priority").values()) == {"Low"}
+    assert room.again().rows_written == 0
+
+
+def test_names_that_land_while_a_range_is_read_are_for_the_next_run(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = staging._lookups
+
+    def overtaken(connection: Any, version: bytes) -> Lookups:
+        with TestRailExport(room._path) as export:
+            land_lookups(room.database, export, section_paths)
+        return real(connection, version)
+
+    room.stage()
+    tables = {"sections": [(10, "Users", None), *SECTIONS[1:]], "priorities": PRIORITIES, "case_types": TYPES}
+    changed = [{**row, "comment": "changed"} for row in CASES]
+    write_export(room._path, changed, **tables)
+    with TestRailExport(room._path) as export:
+        land_cases(room.database, export, WHOLE, max_delete_share=1.0)
+    monkeypatch.setattr(staging, "_lookups", overtaken)
+    stage_cases(room.database, Lookups({}, {}, {}), WHOLE, lambda _: None)
+    monkeypatch.setattr(staging, "_lookups", real)
+    assert room.column("folder_structure") == {1: "Accounts/Login", 2: "Accounts", 3: "Files"}
+    assert room.again().normalized == 2
+    assert room.column("folder_structure") == {1: "Users/Login", 2: "Users", 3: "Files"}
+    assert room.again().rows_written == 0
+
+
+def test_look_ups_that_did_not_change_are_not_read_again(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    room.stage()
+    lookups = load_lookups(room.database)
+    monkeypatch.setattr(staging, "NORMALIZER_VERSION", staging.NORMALIZER_VERSION + 1)
+    monkeypatch.delattr(staging, "_lookups")
+    assert stage_cases(room.database, lookups, WHOLE, lambda _: None).normalized == 3
+
+
+def test_long_rows_make_small_batches(room: Room) -> None:
+    told: list[int] = []
+    room.stage([case(n, comment="x" * 3_000_000) for n in range(1, 8)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(staging, "NORMALIZER_VERSION", staging.NORMALIZER_VERSION + 1)
+        stage_cases(room.database, load_lookups(room.database), WHOLE, told.append)
+    assert told == [3, 3, 1]
 
 
 def test_a_newer_normaliser_makes_every_case_due(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:

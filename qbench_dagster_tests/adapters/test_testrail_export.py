@@ -142,6 +142,30 @@ def test_columns_may_be_missing_or_more(folder: Path) -> None:
     assert opened_and_read(path) == {1: {"id": 1, "title": "Log in", 'odd "name" é': "kept"}}
 
 
+def test_a_name_is_folded_as_sqlite_folds_it(folder: Path) -> None:
+    path = write_export(folder / "export.db", [], columns={"Id": "INTEGER", "TITLE": "TEXT", '"Änderung"': "TEXT"})
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("ALTER TABLE sections ADD COLUMN \"Größe Ä\" TEXT DEFAULT 'wide'")
+        connection.execute("INSERT INTO cases VALUES (1, 'Log in', 'kept')")
+    assert opened_and_read(path) == {1: {"id": 1, "title": "Log in", "Änderung": "kept"}}
+    with TestRailExport(path) as export:
+        assert export.lookup("sections")[0]["größe Ä"] == "wide"
+
+
+def test_generated_columns_are_read(folder: Path) -> None:
+    generated = "TEXT GENERATED ALWAYS AS (title || '!')"
+    columns = {"id": "INTEGER", "title": "TEXT", "loud": f"{generated} STORED", "louder": f"{generated} VIRTUAL"}
+    path = write_export(folder / "export.db", [])
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DROP TABLE cases")
+        connection.execute(f"CREATE TABLE cases ({', '.join(f'{name} {kind}' for name, kind in columns.items())})")
+        connection.execute("INSERT INTO cases VALUES (1, 'Log in')")
+        connection.execute("ALTER TABLE sections ADD COLUMN loud TEXT GENERATED ALWAYS AS (name || '!') VIRTUAL")
+    assert opened_and_read(path) == {1: {"id": 1, "title": "Log in", "loud": "Log in!", "louder": "Log in!"}}
+    with TestRailExport(path) as export:
+        assert export.lookup("sections")[0]["loud"] == "Accounts!"
+
+
 def test_look_up_tables_may_be_missing_but_for_sections(folder: Path) -> None:
     path = write_export(folder / "export.db", [case(1)])
     with closing(sqlite3.connect(path)) as connection:
@@ -206,6 +230,43 @@ def test_ids_that_were_written_as_floats_are_still_ids(folder: Path, column: str
     with TestRailExport(path) as export:
         value = everything(export)[1][column] if column == "section_id" else export.lookup("sections")[1][column]
     assert json_text(value) == "10"
+
+
+@pytest.mark.parametrize("written", [" 1", "1", "1\n", 1, 1.0, "01"])
+def test_one_id_has_one_form(folder: Path, written: Any) -> None:
+    columns = {**CASE_COLUMNS, "section_id": "", "other_id": ""}
+    path = write_export(folder / "export.db", [], columns=columns)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO cases (id, title, section_id, other_id) VALUES (1, 't', ?, ' 01')", [written])
+        connection.execute("DROP TABLE priorities")
+        connection.execute("CREATE TABLE priorities (id, name)")
+        connection.execute("INSERT INTO priorities VALUES (?, '1')", [written])
+    with TestRailExport(path) as export:
+        row = everything(export)[1]
+        assert json_text([row["section_id"], row["other_id"]]) == '[1," 01"]', "a column nobody knows stays"
+        assert json_text(export.lookup("priorities")) == '[{"id":1,"name":"1"}]'
+
+
+def test_long_rows_make_small_batches(folder: Path) -> None:
+    path = write_export(folder / "export.db", (case(n, steps="x" * 3_000_000) for n in range(1, 8)))
+    with TestRailExport(path) as export:
+        assert [len(batch) for batch in export.rows(EVERYTHING)] == [3, 3, 1]
+
+
+def test_a_row_that_is_too_large_is_cut_and_told_apart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(testrail_export, "MAX_BYTES", 20_000_000)
+    monkeypatch.setattr(testrail_export, "SHOWN_BYTES", 10)
+    cells = ["ä" * 12_000_000 + "a", "ä" * 12_000_000 + "b", "ä" * 9_000_000 + "a", "ä" * 9_000_000 + "b"]
+    path = write_export(folder / "export.db", (case(n, preconditions=cell) for n, cell in enumerate(cells, 1)))
+    with TestRailExport(path) as export:
+        found = [row for batch in export.rows(EVERYTHING) for row in batch]
+        assert [row.is_too_large for row in found] == [True, True, False, False]
+        assert export.raw(found[0])["preconditions"] == "äääää… (24,000,001 bytes)"
+        assert export.raw(found[3])["preconditions"] == cells[3]
+        write_export(path, [case(1, preconditions=cells[1])])
+    with TestRailExport(path) as export:
+        (again,) = (row for batch in export.rows(EVERYTHING) for row in batch)
+    assert len({row.content_hash for row in (*found, again)}) == 5, "what was cut off counts"
 
 
 # What others do to the file meanwhile
@@ -391,6 +452,13 @@ def test_a_file_that_may_not_be_read_is_told(open_folder: Path) -> None:
     path.chmod(0o000)
     found = python(READER, path)
     assert f"{path}: cannot be read (unable to open database file)" in found.stdout, found.stderr
+
+
+def test_a_folder_that_may_not_be_entered_is_told(open_folder: Path) -> None:
+    path = write_export(open_folder / "export.db", [case(1)])
+    open_folder.chmod(0o000)
+    found = python(READER, path)
+    assert f"{path}: cannot be reached (Permission denied)" in found.stdout, found.stderr
 
 
 def test_the_hash_depends_on_the_columns_too(folder: Path) -> None:

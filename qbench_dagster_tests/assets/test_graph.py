@@ -246,7 +246,7 @@ def test_one_range_then_three_then_all_then_the_whole(graph: Graph) -> None:
     whole = graph.run("index_and_report")
     assert whole.success, failure(whole)
     assert materialized(whole) == {"hnsw_index", "parity_report"}
-    assert len(checks(whole)) == 7
+    assert len(checks(whole)) == 8
     assert all(checks(whole).values())
 
     before = graph.published()
@@ -327,7 +327,13 @@ def test_each_asset_tells_what_it_did(graph: Graph, tmp_path: Path) -> None:
     assert [column.name for column in schema.columns if not column.description] == []
     lineage = told["pg_tables"]["dagster/column_lineage"].deps_by_column
     assert set(lineage) <= set(columns)
-    assert [dep.column_name for dep in lineage["priority"]] == ["priority_id"]
+    assert [(dep.asset_key.path[-1], dep.column_name) for dep in lineage["priority"]] == [
+        ("normalized_testdocs", "priority")
+    ]
+    staged = told["normalized_testdocs"]["dagster/column_lineage"].deps_by_column
+    assert [(dep.asset_key.path[-1], dep.column_name) for dep in staged["priority"]] == [("sqlite_cases", "raw")]
+    for asset in ("sqlite_cases", "normalized_testdocs", "doc_embeddings", "step_embeddings"):
+        assert told[asset]["dagster/column_schema"].columns, asset
     assert lineage["embedding"][0].asset_key == dg.AssetKey("doc_embeddings")
 
     told = metadata(whole)
@@ -480,7 +486,9 @@ def test_what_the_whole_assets_guard_stops_them(graph: Graph, monkeypatch: pytes
     execute(graph.database, "UPDATE store.test_steps SET expected = '{}' WHERE test_case_id = 111 AND step_index = 1")
     failed = graph.run("index_and_report")  # exact search again: the recall is 1
     assert not failed.success
-    assert {name for name, passed in checks(failed).items() if not passed} == {"parity_report:no_word_lost"}
+    assert {name for name, passed in checks(failed).items() if not passed} == {
+        "parity_report:no_word_lost", "parity_report:published_rows_are_what_was_staged",
+    }  # fmt: skip
     wrong = next(each for each in failed.get_asset_check_evaluations() if not each.passed)
     assert [offender["case_id"] for offender in wrong.metadata["offenders"].value] == [111]
 
@@ -525,6 +533,24 @@ def test_a_truncated_export_is_stopped_and_can_be_let_pass(graph: Graph) -> None
     assert not stopped.success
     assert "table 'cases' is empty. Nothing was changed" in failure(stopped)
     assert graph.published() == before
+
+
+def test_an_export_that_lacks_a_few_cases_of_every_small_partition_is_stopped(graph: Graph) -> None:
+    keys = graph.plan()
+    graph.load()
+    before = rows(graph.database, "SELECT id, content_hash, removed_at FROM landing.cases ORDER BY 1")
+    with sqlite3.connect(graph.export) as export:
+        export.execute("DELETE FROM cases WHERE id % 8 < 3")  # 30 of each 80: fewer than 50 may go of any one
+        export.execute("UPDATE sections SET name = 'Changed'")
+    export.close()
+    stopped = graph.load()
+    assert not stopped.success
+    assert f"{len(keys)} partitions from {keys[0]} to {keys[-1]}: 120 of their 320 cases are gone" in failure(stopped)
+    assert rows(graph.database, "SELECT id, content_hash, removed_at FROM landing.cases ORDER BY 1") == before
+    assert rows(graph.database, "SELECT count(*) FROM landing.sections WHERE name = 'Changed'") == [(0,)]
+    allowed = graph.load(config={"sqlite_cases": {"config": {"allow_deletes": True}}})
+    assert allowed.success, failure(allowed)
+    assert totals(allowed, "removed")["sqlite_cases"] == 120
 
 
 def test_a_range_is_added_when_the_last_one_has_outgrown_its_target(graph: Graph) -> None:

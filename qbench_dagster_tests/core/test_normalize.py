@@ -295,3 +295,26 @@ def test_no_row_raises_and_every_text_can_be_stored(row: dict[str, Any], with_ke
     if isinstance(result, TestDoc):
         for number in (result.suite_id, result.section_id, result.project_id):
             assert number is None or -(2**63) <= number < 2**63
+
+
+def test_what_is_too_long_to_list_is_joined_to_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_LISTED", 3)
+    case = doc(preconditions="One.\nTwo.\nThree.\nFour.\nFive.", refs="AB-1, AB-2, #3, AB-4")
+    assert case.preconditions == ("One.", "Two.", "Three.\nFour.\nFive.")
+    assert [(issue.key, issue.kind) for issue in case.related_issues] == [
+        ("AB-1", "jira"), ("AB-2", "jira"), ("#3, AB-4", "reference"),
+    ]  # fmt: skip
+    assert [note.split(":")[0] for note in case.notes] == ["preconditions", "refs"]
+    case = doc(preconditions="One.\nTwo.\nThree.", refs="A-1, A-2, #3")
+    assert (len(case.preconditions), len(case.related_issues), case.notes) == (3, 3, ())
+
+
+def test_a_long_text_is_no_label_and_stays_in_the_custom_fields() -> None:
+    custom = {"custom_tags": ["x" * 500, "y" * 501], "platform": "iOS, " + "z" * 600}
+    case = doc(custom_fields=custom)
+    assert (case.tags, case.platforms) == (("x" * 500,), ("iOS",))
+    assert case.custom_fields == custom
+    assert [note[:50] for note in case.notes] == [
+        "platform: 600 characters are no label, kept in cus",
+        "custom_tags: 501 characters are no label, kept in ",
+    ]

@@ -10,7 +10,7 @@ import pytest
 
 from qbench_dagster.core import parity
 from qbench_dagster.core.parity import MAX_OFFENDERS, Finding, ParityReport, PartitionRow
-from qbench_dagster.core.recall import VectorHealth
+from qbench_dagster.core.recall import SAMPLES, VectorHealth
 
 ROW = PartitionRow("from_0000000729", source_cases=10, published=9, rejected=1, incomplete=0, steps=30)
 COUNTS = {"documents_without_vector": 0, "steps_without_vector": 0, "steps_without_document": 0}
@@ -24,7 +24,8 @@ MEASURED: dict[str, dict[str, Any]] = {
 def healthy() -> list[Finding]:
     return [
         parity.accounting([ROW], 10, [], 0),
-        parity.words_kept(9, {}),
+        parity.words_kept(7, {}, published=9),
+        parity.published_as_staged(9, [], 0),
         parity.vectors_complete(COUNTS, HEALTH, []),
         parity.recall_reached(MEASURED, 0.95),
         parity.least_privilege([], []),
@@ -44,7 +45,7 @@ def test_what_is_healthy_passes_without_an_offender(finding: Finding) -> None:
 
 def test_the_verdict_needs_every_finding() -> None:
     assert report(healthy()).passed
-    for index in range(5):
+    for index in range(len(healthy())):
         findings = healthy()
         findings[index] = replace(findings[index], passed=False)
         assert not report(findings).passed
@@ -79,8 +80,45 @@ def test_an_export_of_another_size_fails_and_says_so(in_export: int | None, pass
     assert ("the export itself holds" in found.summary) is not passed
 
 
+def test_a_case_that_is_published_as_it_was_before_fails_though_the_numbers_add_up() -> None:
+    found = parity.accounting([replace(ROW, incomplete=2)], 10, [], 0)
+    assert not found.passed
+    assert found.summary.endswith("but 2 of them not as the source is now")
+
+
+@pytest.mark.parametrize("rows", [[], [replace(ROW, source_cases=0, published=0, rejected=0, steps=0)]])
+@pytest.mark.parametrize("in_export", [None, 0])
+def test_nothing_landed_is_nothing_proven(rows: list[PartitionRow], in_export: int | None) -> None:
+    found = parity.accounting(rows, in_export, [], 0)
+    assert not found.passed
+    assert found.summary.startswith("nothing was landed yet")
+
+
+def test_cases_compared_and_cases_published_are_two_numbers() -> None:
+    found = parity.words_kept(7, {}, published=9)
+    assert found.numbers == {"compared": 7, "published": 9, "cases_with_lost_words": 0}
+    assert found.summary.startswith("7 of 9 published cases")
+
+
+def test_a_published_row_that_is_not_what_was_staged_fails() -> None:
+    changed = [{"case_id": 800, "differs": "title", "remedy": "UPDATE"}]
+    found = parity.published_as_staged(9, changed, 1)
+    assert (found.passed, list(found.offenders), found.offender_count) == (False, changed, 1)
+
+
+def test_unsound_vectors_that_were_not_all_noted_are_told_as_at_least() -> None:
+    health = {**HEALTH, "doc": {**HEALTH["doc"], "zero": ["ab" * 32] * SAMPLES}}
+    assert f"at least {SAMPLES} unsound" in parity.vectors_complete(COUNTS, health, []).summary
+    assert "at least" not in parity.vectors_complete(COUNTS, HEALTH, []).summary
+
+
+@pytest.mark.parametrize(("count", "told"), [(0, "0 rights"), (1, "1 right "), (2, "2 rights")])
+def test_rights_are_counted_in_words(count: int, told: str) -> None:
+    assert told in parity.least_privilege([{"object": "store.spaces"}] * count, []).summary
+
+
 def test_a_lost_word_fails_and_names_the_case() -> None:
-    found = parity.words_kept(9, {801: ["page"], 800: [f"w{n}" for n in range(50)]})
+    found = parity.words_kept(9, {801: ["page"], 800: [f"w{n}" for n in range(50)]}, published=9)
     assert not found.passed
     assert [offender["case_id"] for offender in found.offenders] == [800, 801]
     assert len(found.offenders[0]["lost"]) == 20
@@ -130,5 +168,5 @@ def test_a_right_too_many_or_missing_fails(missing: bool) -> None:
 
 def test_offenders_are_cut_and_their_number_is_not() -> None:
     many = {case_id: ["lost"] for case_id in range(1, 251)}
-    found = parity.words_kept(300, many)
+    found = parity.words_kept(300, many, published=300)
     assert (len(found.offenders), found.offender_count) == (MAX_OFFENDERS, 250)

@@ -13,6 +13,7 @@ from qbench_dagster.core.ranges import (
     GROWTH,
     LARGEST_ID,
     CaseRange,
+    is_range_key,
     plan_bounds,
     range_bound,
     range_key,
@@ -142,3 +143,10 @@ def test_without_cases_there_is_nothing_to_plan() -> None:
 def test_one_range_takes_every_valid_id() -> None:
     assert ranges_of(["from_0000000729"]) == {"from_0000000729": CaseRange("from_0000000729", 1, LARGEST_ID + 1)}
     assert LARGEST_ID * 65_536 + 65_535 < 2**63, "step ids have to fit PostgreSQL's bigint"
+
+
+@given(st.integers(1, LARGEST_ID))
+def test_a_key_is_told_from_what_somebody_typed(bound: int) -> None:
+    assert is_range_key(range_key(bound))
+    for typed in (f"from_{bound}x", f"{bound}", f"from_-{bound}", f"FROM_{bound:010d}", f"from_0{bound:010d}", ""):
+        assert not is_range_key(typed)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from qbench_dagster.core.words import FIELDS, lost_words
+from qbench_dagster.core.words import FIELDS, has_words, lost_words
 
 WORDS = st.lists(st.from_regex(r"\A[a-zA-Z0-9äé]{1,8}\Z"), min_size=1, max_size=12)
 
@@ -82,6 +82,34 @@ def test_every_value_of_the_structured_steps_is_read_and_no_key(as_text: bool) -
 
 def test_malformed_json_is_text() -> None:
     assert lost_words({"steps_separated": '[{"content": "click"'}, ["content"]) == ["click"]
+
+
+@pytest.mark.parametrize("opening", ["[", '{"content": '])
+def test_json_nested_too_deeply_to_parse_is_text(opening: str) -> None:
+    deep = opening * 100_000
+    assert lost_words({"steps_separated": f"{deep} click"}, [deep]) == ["click"]
+
+
+def test_deeply_nested_values_are_read() -> None:
+    nested: Any = ["click"]
+    for _ in range(50_000):
+        nested = [{"content": nested}]
+    assert lost_words({"steps_separated": nested}, ["shown"]) == ["click"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "has"),
+    [
+        ({}, False),
+        (dict.fromkeys(FIELDS), False),
+        ({"steps": " - ", "steps_separated": '[{"content": ""}]'}, False),
+        ({"title": "x"}, False),
+        ({"steps": "x"}, True),
+        ({"steps_separated": '[{"content": "", "expected": "shown"}]'}, True),
+    ],
+)
+def test_a_row_without_a_word_has_nothing_to_compare(raw: dict[str, Any], has: bool) -> None:
+    assert has_words(raw) is has
 
 
 def test_words_need_no_spaces() -> None:

@@ -15,18 +15,18 @@ CREATE TABLE landing.cases (
 COMMENT ON TABLE landing.cases IS 'One row per case of the export, as it was last seen, with the hash of its content.';
 COMMENT ON COLUMN landing.cases.removed_at IS 'Tombstone: when the case was found to be gone from the export.';
 
--- Source rows that have no usable id, so that they cannot be a row of landing.cases.
+-- Source rows that cannot be a row of landing.cases: without a usable id, or too large for one.
 CREATE TABLE landing.rejected_rows (
     content_hash bytea NOT NULL,
     occurrence   integer NOT NULL,            -- 0, 1, … among rows of the same content
-    case_id      bigint,                      -- the id that is taken already; null where there is none
+    case_id      bigint,                      -- null where there is none
     reason       text NOT NULL,
     detail       text NOT NULL,
-    raw          jsonb NOT NULL,
+    raw          jsonb NOT NULL,              -- of a row that is too large the beginning of each text
     landed_at    timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (content_hash, occurrence)
 );
-COMMENT ON TABLE landing.rejected_rows IS 'Rows of the export without a usable id: they count as source rows and as rejected.';
+COMMENT ON TABLE landing.rejected_rows IS 'Rows of the export without a usable id or too large: they count as source rows and as rejected.';
 
 -- The look-up tables: small, compared whole by the hash of their content.
 CREATE TABLE landing.lookup_tables (
