@@ -59,7 +59,9 @@ bench: install ## Load 104,121 sample cases and measure (a few minutes, 3 GB of 
 	$(BIN)/python -m benchmarks.load
 
 crash: install ## Kill a run with SIGKILL at twenty random moments and compare with a clean run
-	$(BIN)/python -m qbench_dagster_tests.crash --kills 20
+	@mkdir -p "$(QBENCH_HOME)"
+	@test -e "$(QBENCH_EXPORT)" || $(BIN)/qbench sample "$(QBENCH_EXPORT)" --cases $(CASES)
+	$(BIN)/python -m qbench_dagster_tests.crash --kills 20 --export "$(QBENCH_EXPORT)"
 
 lock: install ## Write requirements.lock anew from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
