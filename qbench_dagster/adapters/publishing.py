@@ -131,7 +131,7 @@ def publish_face(database: Database, space: Space) -> bool:
         try:
             with connection.transaction():
                 shown = dict(column_types(database, "qbench", "test_documents")).get("embedding", space.vector_type)
-                if not shown.endswith(space.vector_type) or shown.removesuffix(space.vector_type)[-1:] not in ("", "."):
+                if shown.rpartition(".")[2] != space.vector_type:  # the schema is named where it is not searched
                     connection.execute(statement("publish.sql", "drop_views"))  # a view cannot change a column's type
                 for name in FACE:
                     connection.execute(script(name, **variables))

@@ -17,6 +17,7 @@ from qbench_dagster.core.folders import folder_path
 from qbench_dagster.core.markup import plain, unstripped
 from qbench_dagster.core.merge import merge_steps
 from qbench_dagster.core.model import Lookups, Reject, RejectReason, RelatedIssue, TestDoc
+from qbench_dagster.core.ranges import LARGEST_ID
 from qbench_dagster.core.references import references
 from qbench_dagster.core.segments import fenced, items
 from qbench_dagster.core.values import boolean, integer, json_object, json_safe, shown, timestamp
@@ -26,7 +27,6 @@ _KNOWN = """
     preconditions steps steps_separated steps_combined jiras refs_custom comment is_automated custom_fields
 """
 COLUMNS = frozenset(_KNOWN.split())
-MAX_ID = 2**47 - 1
 MAX_STEPS = 65_535
 MAX_BYTES = 64 * 2**20
 MAX_LISTED = 65_535
@@ -44,8 +44,8 @@ _SENTENCE_END = (".", ":", ";", "!", "?", "。", "：", ">", ")", "|")
 def normalize(raw: Mapping[str, Any], lookups: Lookups) -> TestDoc | Reject:
     """The published form of a row. Odd values are kept or noted; only three things reject a row."""
     case_id = integer(raw.get("id"))
-    if case_id is None or not 1 <= case_id <= MAX_ID:
-        detail = f"id is {shown(raw.get('id'))}, not a whole number from 1 to {MAX_ID}"
+    if case_id is None or not 1 <= case_id <= LARGEST_ID:
+        detail = f"id is {shown(raw.get('id'))}, not a whole number from 1 to {LARGEST_ID}"
         return Reject(case_id or 0, RejectReason.INVALID_ID, detail)
     if (size := _size(raw)) > MAX_BYTES:
         detail = f"{size:,} bytes of text, the limit is {MAX_BYTES:,}"

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from qbench_dagster.core import normalize as module
 from qbench_dagster.core.model import Lookups, Reject, RejectReason, Section, Step, TestDoc
-from qbench_dagster.core.normalize import MAX_ID, conditions, normalize, priority_word
+from qbench_dagster.core.normalize import conditions, normalize, priority_word
+from qbench_dagster.core.ranges import LARGEST_ID
 from qbench_dagster.core.texts import doc_text, step_text, text_hash, words
 
 LOOKUPS = Lookups(
@@ -54,11 +55,11 @@ def test_the_smallest_row_is_a_case() -> None:
 def test_an_id_that_is_no_id_is_rejected(bad: object) -> None:
     result = reject(id=bad)
     assert result.reason is RejectReason.INVALID_ID
-    assert str(MAX_ID) in result.detail
+    assert str(LARGEST_ID) in result.detail
     assert -(2**63) <= result.case_id < 2**63
 
 
-@pytest.mark.parametrize(("good", "case_id"), [(1, 1), (MAX_ID, MAX_ID), ("12", 12), (12.0, 12)])
+@pytest.mark.parametrize(("good", "case_id"), [(1, 1), (LARGEST_ID, LARGEST_ID), ("12", 12), (12.0, 12)])
 def test_the_whole_range_of_ids_is_taken(good: object, case_id: int) -> None:
     assert doc(id=good).case_id == case_id
 
