@@ -1,20 +1,27 @@
-"""Jobs: what is started together. Schedules and sensors belong here too; there are none yet."""
+"""Jobs: what is started together; and the sensor that starts one when a batch of embeddings has ended."""
+
+import hashlib
 
 import dagster as dg
 
+from qbench_dagster.adapters.batching import keys_that_wait, look
+from qbench_dagster.adapters.embedders import EmbeddingError
+from qbench_dagster.adapters.postgres import Database, DatabaseError
+from qbench_dagster.assets.embedding_plan import embedding_plan
 from qbench_dagster.assets.embeddings import doc_embeddings, step_embeddings
 from qbench_dagster.assets.hnsw_index import hnsw_index
 from qbench_dagster.assets.normalized_testdocs import normalized_testdocs
 from qbench_dagster.assets.parity_report import parity_report
 from qbench_dagster.assets.pg_tables import pg_tables
+from qbench_dagster.assets.reused_vectors import reused_vectors
 from qbench_dagster.assets.sqlite_cases import sqlite_cases
 from qbench_dagster.checks import TABLE_CHECKS
-from qbench_dagster.partitions import register_ranges
-from qbench_dagster.resources import ExportResource
+from qbench_dagster.partitions import register_ranges, registered_ranges
+from qbench_dagster.resources import EmbedderResource, ExportResource, PostgresResource
 from qbench_dagster.settings import load_settings
 
 PARTITIONED_ASSETS = [sqlite_cases, normalized_testdocs, doc_embeddings, step_embeddings, pg_tables]
-WHOLE_ASSETS = [hnsw_index, parity_report]
+WHOLE_ASSETS = [reused_vectors, embedding_plan, hnsw_index, parity_report]
 
 # An unpartitioned asset in a partitioned job would run in every partition's run: two jobs.
 load_cases = dg.define_asset_job(
@@ -25,8 +32,20 @@ load_cases = dg.define_asset_job(
 
 index_and_report = dg.define_asset_job(
     "index_and_report",
-    selection=dg.AssetSelection.assets(*WHOLE_ASSETS),
+    selection=dg.AssetSelection.assets(hnsw_index, parity_report),
     description="The indexes and the parity report, over the whole database.",
+)
+
+reuse_vectors = dg.define_asset_job(
+    "reuse_vectors",
+    selection=dg.AssetSelection.assets(reused_vectors),
+    description="Takes the vectors an old Qdrant or FAISS holds; run it before anything is embedded.",
+)
+
+plan_embeddings = dg.define_asset_job(
+    "plan_embeddings",
+    selection=dg.AssetSelection.assets(embedding_plan),
+    description="What embedding will take: texts, reusable vectors, dollars, disk and time. Nothing is spent.",
 )
 
 check_tables = dg.define_asset_job(
@@ -34,6 +53,71 @@ check_tables = dg.define_asset_job(
     selection=dg.AssetSelection.checks(*TABLE_CHECKS),
     description="The whole-table checks alone: quick, and nothing is written.",
 )
+
+RANGE_START = "dagster/asset_partition_range_start"
+RANGE_END = "dagster/asset_partition_range_end"
+REQUESTED_BY = "qbench/requested_by"
+POLL_TIMEOUT_S = 5.0
+
+
+@dg.sensor(
+    name="embedding_batches",
+    job=load_cases,
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="With QBENCH_OPENAI_MODE=batch: asks after the batches that are out, and runs load_cases over the "
+    "ranges that wait once one has ended. What is out, and how it stands, is kept in PostgreSQL.",
+)
+def embedding_batches(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """A batch that ended is asked for by its id: a run that fails over it is not repeated until another ends."""
+    settings = load_settings()
+    if settings.openai_mode != "batch" or settings.openai_api_key is None:
+        return dg.SkipReason("QBENCH_OPENAI_MODE is not batch, or OPENAI_API_KEY is not set")
+    try:
+        with PostgresResource().yield_for_execution(dg.build_init_resource_context()) as postgres:
+            return _request_run(context.instance, postgres.database)
+    except (EmbeddingError, DatabaseError) as error:
+        return dg.SkipReason(str(error))
+
+
+def _request_run(instance: dg.DagsterInstance, database: Database) -> dg.RunRequest | dg.SkipReason:
+    embedder, ranges = EmbedderResource(), registered_ranges(instance)
+    waiting, ids, out = set[str](), list[str](), 0
+    for space in embedder.maintained(database):
+        if space.embedder != "openai":
+            continue
+        with embedder.batches(space, timeout_s=POLL_TIMEOUT_S, attempts=1) as service:
+            count, ended = look(database, space, service)
+        out += count
+        if ended:
+            ids += [str(batch.id) for batch in ended]
+            waiting |= keys_that_wait(database, space, ended, list(ranges.values()))
+    # A range of dynamic partitions follows the order they were made in, not their names.
+    keys = [key for key in instance.get_dynamic_partitions("case_ranges") if key in waiting]
+    if not keys:
+        return dg.SkipReason(f"{out} batches are out, none is to be taken in now" if out else "no batch is out")
+    return dg.RunRequest(
+        run_key=f"batches {hashlib.sha256(' '.join(sorted(ids)).encode()).hexdigest()}",
+        tags={RANGE_START: keys[0], RANGE_END: keys[-1], REQUESTED_BY: "embedding_batches"},
+    )
+
+
+@dg.run_status_sensor(
+    name="index_after_batches",
+    run_status=dg.DagsterRunStatus.SUCCESS,
+    monitored_jobs=[load_cases],
+    request_job=index_and_report,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Runs index_and_report once a load that embedding_batches asked for has published its cases.",
+)
+def index_after_batches(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.SkipReason:
+    """A load that skipped a step still waits for batches: then there is nothing new to index."""
+    run = context.dagster_run
+    if run.tags.get(REQUESTED_BY) != "embedding_batches":
+        return dg.SkipReason("somebody else asked for that run, and sees to the index")
+    if context.instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.STEP_SKIPPED, limit=1).records:
+        return dg.SkipReason("texts still wait in batches")
+    return dg.RunRequest(run_key=run.run_id)
 
 
 @dg.op

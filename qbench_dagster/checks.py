@@ -3,14 +3,18 @@
 Facts about the partitions of a run are inline checks of the assets; the full proof is `parity_report`.
 """
 
+from dataclasses import asdict
 from typing import Any
 
 import dagster as dg
 
+from qbench_dagster.adapters.examining import examine
 from qbench_dagster.adapters.parity import check_accounting, check_completeness, check_privileges
+from qbench_dagster.adapters.space import KINDS, Kind, active_space, ensure_space
 from qbench_dagster.assets.pg_tables import pg_tables
 from qbench_dagster.core.parity import Finding
 from qbench_dagster.partitions import registered_ranges
+from qbench_dagster.progress import Progress
 from qbench_dagster.resources import EmbedderResource, PostgresResource
 
 
@@ -24,8 +28,8 @@ def every_case_is_accounted_for(
 
 @dg.asset_check(asset=pg_tables, description="Every published document and step has its vector; nothing is orphaned.")
 def every_row_is_complete(postgres: PostgresResource, embedder: EmbedderResource) -> dg.AssetCheckResult:
-    """Invariant 4, but for the vectors' values, which `hnsw_index` examines."""
-    return _result(check_completeness(postgres.database, embedder.space))
+    """Invariant 4 of what the application reads, but for the vectors' values, which `hnsw_index` examines."""
+    return _result(check_completeness(postgres.database, active_space(postgres.database) or embedder.space))
 
 
 @dg.asset_check(asset=pg_tables, description="qbench_reader reads schema qbench and nothing else.")
@@ -34,9 +38,54 @@ def reader_has_least_privilege(postgres: PostgresResource) -> dg.AssetCheckResul
     return _result(check_privileges(postgres.database))
 
 
+def build_plausible_check(kind: Kind) -> dg.AssetChecksDefinition:
+    """The check of every stored vector of `kind`, in the space the settings name."""
+
+    @dg.asset_check(
+        asset=f"{kind}_embeddings",
+        name="vectors_are_plausible",
+        description="No vector is zero, constant, random, of a wrong norm, shared by texts, or another text's. "
+        "QBENCH_FRESH_SAMPLE embeds some texts again.",
+    )
+    def vectors_are_plausible(
+        context: dg.AssetCheckExecutionContext,
+        postgres: PostgresResource,
+        embedder: EmbedderResource,
+        progress: dg.ResourceParam[Progress],
+    ) -> dg.AssetCheckResult:
+        """Invariant 4, by value. Zero, constant, of a wrong norm, or another text's: errors. Odd ones: warnings."""
+        space, sample = embedder.space, postgres.settings.fresh_sample
+        ensure_space(postgres.database, space)
+        with progress.track(context, f"examine {kind}s", None) as advance:
+            found = examine(
+                postgres.database,
+                space,
+                kind,
+                embedder.get(space) if sample or space.embedder != "openai" else None,  # a key is for who asks
+                fresh_sample=sample,
+                progress=advance,
+                account=embedder.account(space, context.run.run_id),
+            )
+        told = [f"{count:,} {what.replace('_', ' ')}" for what, count in {**found.errors, **found.warnings}.items()]
+        return dg.AssetCheckResult(
+            passed=found.passed and not found.warnings,
+            severity=dg.AssetCheckSeverity.WARN if found.passed else dg.AssetCheckSeverity.ERROR,
+            description=f"{found.rows:,} vectors examined: {', '.join(told) or 'nothing odd'}"
+            + (f"; {found.fresh_failed}" if found.fresh_failed else ""),
+            metadata=asdict(found),
+        )
+
+    return vectors_are_plausible
+
+
 def _result(finding: Finding) -> dg.AssetCheckResult:
     metadata: dict[str, Any] = {**finding.numbers, "offenders": list(finding.offenders)[:20]}
     return dg.AssetCheckResult(passed=finding.passed, description=finding.summary, metadata=metadata)
 
 
-TABLE_CHECKS = [every_case_is_accounted_for, every_row_is_complete, reader_has_least_privilege]
+TABLE_CHECKS = [
+    every_case_is_accounted_for,
+    every_row_is_complete,
+    reader_has_least_privilege,
+    *(build_plausible_check(kind) for kind in KINDS),
+]

@@ -8,13 +8,17 @@ from qbench_dagster.automation import (
     PARTITIONED_ASSETS,
     WHOLE_ASSETS,
     check_tables,
+    embedding_batches,
+    index_after_batches,
     index_and_report,
     load_cases,
     plan_case_ranges,
+    plan_embeddings,
+    reuse_vectors,
 )
 from qbench_dagster.checks import TABLE_CHECKS
 from qbench_dagster.progress import Progress
-from qbench_dagster.resources import EmbedderResource, ExportResource, PostgresResource
+from qbench_dagster.resources import EmbedderResource, ExportResource, OldStoreResource, PostgresResource
 
 
 def build_definitions(**resources: object) -> dg.Definitions:
@@ -22,11 +26,13 @@ def build_definitions(**resources: object) -> dg.Definitions:
     return dg.Definitions(
         assets=[*PARTITIONED_ASSETS, *WHOLE_ASSETS],
         asset_checks=TABLE_CHECKS,
-        jobs=[load_cases, index_and_report, check_tables, plan_case_ranges],
+        jobs=[load_cases, index_and_report, reuse_vectors, plan_embeddings, check_tables, plan_case_ranges],
+        sensors=[embedding_batches, index_after_batches],
         resources={
             "postgres": PostgresResource(),
             "export": ExportResource(),
             "embedder": EmbedderResource(),
+            "old_store": OldStoreResource(),
             "progress": Progress(),
             **resources,
         },

@@ -10,12 +10,14 @@ import dagster as dg
 
 LOG_EVERY_S = 10.0
 
+Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
+
 
 class Progress:
     """Tells the run's log every ten seconds."""
 
     @contextmanager
-    def track(self, context: dg.AssetExecutionContext, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    def track(self, context: Context, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         """Yields a function to be told of each further piece done."""
         done, told = 0, time.monotonic()
 
@@ -29,7 +31,7 @@ class Progress:
         yield advance
 
     @contextmanager
-    def track_phases(self, context: dg.AssetExecutionContext, what: str) -> Iterator[Callable[[str, int, int], None]]:
+    def track_phases(self, context: Context, what: str) -> Iterator[Callable[[str, int, int], None]]:
         """Yields a function to be told the phase that long work is in, and how much of it is done."""
         told = time.monotonic()
 

@@ -6,19 +6,34 @@ A field left empty is taken from the environment when a run starts (see `setting
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from pydantic import PrivateAttr
 
+from qbench_dagster.adapters.batch_service import BatchService
 from qbench_dagster.adapters.embedders import Embedder
 from qbench_dagster.adapters.indexing import IndexSettings
+from qbench_dagster.adapters.ledger import Account
 from qbench_dagster.adapters.postgres import Database
-from qbench_dagster.adapters.space import Space
+from qbench_dagster.adapters.reusing import check_read
+from qbench_dagster.adapters.space import Kind, Space, active_space
 from qbench_dagster.adapters.testrail_export import ExportError, TestRailExport
+from qbench_dagster.adapters.vector_source import VectorSource
 from qbench_dagster.settings import Settings, load_settings
-from qbench_dagster.wiring import database_url, embedder, embedding_space, index_settings
+from qbench_dagster.wiring import (
+    account,
+    batch_service,
+    counted_tokens,
+    database_url,
+    embedder,
+    embedding_space,
+    index_settings,
+    old_stores,
+    prices,
+)
 
 
 class PostgresResource(dg.ConfigurableResource):
@@ -69,13 +84,68 @@ class ExportResource(dg.ConfigurableResource):
 
 
 class EmbedderResource(dg.ConfigurableResource):
-    """What turns texts into vectors, and the embedding space they belong to."""
-
-    def get(self) -> Embedder:
-        """The embedder QBENCH_EMBEDDER names."""
-        return embedder(load_settings())
+    """What turns texts into vectors, and the embedding spaces they belong to."""
 
     @property
     def space(self) -> Space:
-        """The space its vectors belong to."""
+        """The space the settings name."""
         return embedding_space(load_settings())
+
+    def maintained(self, database: Database) -> list[Space]:
+        """The spaces that get a vector of every text: the one reads are on, if there is one yet, and `space`."""
+        active = active_space(database)
+        return [active, self.space] if active and active.name != self.space.name else [self.space]
+
+    def get(self, space: Space | None = None) -> Embedder:
+        """What makes the vectors of `space`, of the one the settings name if none is given."""
+        return embedder(load_settings(), space)
+
+    @contextmanager
+    def batches(
+        self, space: Space, *, timeout_s: float | None = None, attempts: int | None = None
+    ) -> Iterator[BatchService]:
+        """The service's batches for `space`; who has little time gives a time-out and a number of attempts."""
+        with closing(batch_service(load_settings(), space, timeout_s=timeout_s, attempts=attempts)) as service:
+            yield service
+
+    def account(self, space: Space, run_id: str) -> Account:
+        """On whose behalf it is asked: the run, the price and the budget."""
+        return account(load_settings(), space, run_id)
+
+    def terms(self, space: Space) -> dict[str, Any]:
+        """What a plan needs to know of the embedder of `space`: how it counts, what a request holds, what it costs."""
+        settings = load_settings()
+        tokens, limits, free = counted_tokens(settings, space)
+        return {
+            "tokens": tokens,
+            "limits": limits,
+            "price": prices(settings).get(space.model),
+            "max_usd": settings.max_usd,
+            "free_embedder": free,
+        }
+
+
+class OldStoreResource(dg.ConfigurableResource):
+    """The Qdrant and the FAISS indexes whose vectors are used before any text is embedded."""
+
+    @contextmanager
+    def open(self) -> Iterator[list[VectorSource]]:
+        """The old stores the settings name, for as long as they are read; none is fine."""
+        settings = load_settings()
+        with old_stores(settings, embedding_space(settings)) as sources:
+            yield sources
+
+    def check_read(self, database: Database, space: Space, kind: Kind) -> None:
+        """Raise SourceError if an old store may hold vectors of `kind` that embedding would pay for again."""
+        if names := load_settings().old_stores:
+            check_read(database, space, kind, names)
+
+    @property
+    def declared_model(self) -> str | None:
+        """Model that made their vectors, where the payloads do not say."""
+        return load_settings().reuse_model
+
+    @property
+    def allow_quantized(self) -> bool:
+        """Whether vectors kept in 8 bits or less a coordinate are taken."""
+        return load_settings().reuse_quantized

@@ -37,16 +37,122 @@ class Settings(BaseSettings):
     export: Path | None = Field(
         None, alias="QBENCH_EXPORT", description="The TestRail SQLite export (`testrail_data.db`)."
     )
-    embedder: Literal["lexical"] = Field(
+    embedder: Literal["lexical", "openai", "local"] = Field(
         "lexical",
         alias="QBENCH_EMBEDDER",
-        description="What turns texts into vectors. `lexical` works offline.",
+        description="What turns texts into vectors: `lexical` (offline), `openai` (or any server that speaks its API), "
+        "`local` (a sentence-transformers model on this machine).",
     )
-    dimensions: int = Field(3072, alias="QBENCH_DIMENSIONS", ge=2, le=4000, description="Dimensions of the vectors.")
+    model: str | None = Field(
+        None,
+        alias="QBENCH_MODEL",
+        description="The model. Unset: `text-embedding-3-large` for `openai`, "
+        "`sentence-transformers/all-MiniLM-L6-v2` for `local`.",
+    )
+    dimensions: int | None = Field(
+        None,
+        alias="QBENCH_DIMENSIONS",
+        ge=2,
+        le=4000,
+        description="Dimensions of the vectors. Unset: the model's own (3072 for `lexical`).",
+    )
+    text_prefix: str = Field(
+        "",
+        alias="QBENCH_TEXT_PREFIX",
+        description="Put before each text that is embedded, where the model was trained with it (E5: `passage: `).",
+    )
+    query_prefix: str = Field("", alias="QBENCH_QUERY_PREFIX", description="The same for a query (E5: `query: `).")
     vector_type: Literal["halfvec", "vector"] = Field(
         "halfvec",
         alias="QBENCH_VECTOR_TYPE",
         description="`halfvec` (2 bytes a dimension) or `vector` (bit-exact float32, twice the disk).",
+    )
+    openai_api_key: SecretStr | None = Field(
+        None, alias="OPENAI_API_KEY", description="Key of the embedding service. Needed for `openai`."
+    )
+    openai_base_url: str | None = Field(
+        None,
+        alias="OPENAI_BASE_URL",
+        description="Another server that speaks OpenAI's API: vLLM, Infinity, Ollama, Azure (`…/openai/v1/`).",
+    )
+    openai_mode: Literal["requests", "batch"] = Field(
+        "requests",
+        alias="QBENCH_OPENAI_MODE",
+        description="`requests` (now) or `batch` (half the price, within a day; a sensor takes the results in).",
+    )
+    send_dimensions: bool | None = Field(
+        None,
+        alias="QBENCH_SEND_DIMENSIONS",
+        description="Whether requests carry `dimensions`. Unset: only to models named `text-embedding-3-…`.",
+    )
+    concurrency: int = Field(
+        8, alias="QBENCH_CONCURRENCY", ge=1, le=64, description="Requests in flight to the embedding service."
+    )
+    request_timeout_s: float = Field(
+        120, alias="QBENCH_REQUEST_TIMEOUT_S", gt=0, description="Time-out of one request to the embedding service."
+    )
+    max_inputs: int = Field(
+        2048, alias="QBENCH_MAX_INPUTS", ge=1, description="Texts one request may hold, by the service's limit."
+    )
+    max_input_tokens: int = Field(
+        8192, alias="QBENCH_MAX_INPUT_TOKENS", ge=16, description="Tokens of one text; a longer one goes in pieces."
+    )
+    max_request_tokens: int = Field(
+        300_000, alias="QBENCH_MAX_REQUEST_TOKENS", ge=16, description="Tokens one request may hold."
+    )
+    max_usd: float | None = Field(
+        None,
+        alias="QBENCH_MAX_USD",
+        ge=0,
+        description="What the vectors of one embedding space may cost in all, in dollars; embedding stops before the "
+        "request that would exceed it.",
+    )
+    prices: Path | None = Field(
+        None,
+        alias="QBENCH_PRICES",
+        description='JSON file of prices over the built-in ones: `{"model": {"usd_per_million": 0.13, '
+        '"batch_usd_per_million": 0.065}}`.',
+    )
+    qdrant_url: str | None = Field(
+        None, alias="QBENCH_QDRANT_URL", description="Old Qdrant whose vectors are used first: its URL,"
+    )
+    qdrant_api_key: SecretStr | None = Field(None, alias="QBENCH_QDRANT_API_KEY", description="its API key,")
+    qdrant_path: Path | None = Field(
+        None, alias="QBENCH_QDRANT_PATH", description="or the folder of one in local mode."
+    )
+    qdrant_docs: str = Field("test_docs", alias="QBENCH_QDRANT_DOCS", description="Its collection of test cases.")
+    qdrant_steps: str = Field("test_steps", alias="QBENCH_QDRANT_STEPS", description="Its collection of steps.")
+    qdrant_vector: str | None = Field(
+        None, alias="QBENCH_QDRANT_VECTOR", description="Which of several named vectors of its points."
+    )
+    faiss_docs: Path | None = Field(None, alias="QBENCH_FAISS_DOCS", description="Old FAISS index of test cases,")
+    faiss_docs_metadata: Path | None = Field(
+        None, alias="QBENCH_FAISS_DOCS_METADATA", description="and its metadata: JSON, JSONL, CSV or Parquet."
+    )
+    faiss_steps: Path | None = Field(None, alias="QBENCH_FAISS_STEPS", description="Old FAISS index of steps,")
+    faiss_steps_metadata: Path | None = Field(
+        None, alias="QBENCH_FAISS_STEPS_METADATA", description="and its metadata."
+    )
+    faiss_allow_pickle: bool = Field(
+        False,
+        alias="QBENCH_FAISS_ALLOW_PICKLE",
+        description="Read metadata that is a pickle. Loading one runs whatever code its writer put there.",
+    )
+    reuse_model: str | None = Field(
+        None,
+        alias="QBENCH_REUSE_MODEL",
+        description="Model that made the old store's vectors, where its payloads do not say. Unset: those are refused.",
+    )
+    reuse_quantized: bool = Field(
+        False, alias="QBENCH_REUSE_QUANTIZED", description="Also take vectors kept in 8 bits or less a coordinate."
+    )
+    fresh_sample: int = Field(
+        0,
+        alias="QBENCH_FRESH_SAMPLE",
+        ge=0,
+        le=1000,
+        description="Stored vectors that the check `vectors_are_plausible` embeds again and compares. With a paid "
+        "embedder that costs money.",
     )
     index_strategy: Literal["binary", "halfvec", "none"] = Field(
         "binary",
@@ -111,11 +217,15 @@ class Settings(BaseSettings):
             raise ValueError("must begin with postgresql:// (the value is not shown, it may hold a password)")
         return value
 
-    @property
-    def space(self) -> str:
-        """Schema of the embedding space these settings name, e.g. `space_lexical_3072`."""
-        suffix = "" if self.vector_type == "halfvec" else "_f32"
-        return f"space_{self.embedder}_{self.dimensions}{suffix}"
+    @field_validator("openai_base_url", "qdrant_url")
+    @classmethod
+    def _is_plain_url(cls, value: str | None) -> str | None:
+        if value is not None and (not value.startswith(("http://", "https://")) or {"@", "?"} & set(value)):
+            raise ValueError(
+                "must be an address such as https://host:port/v1, without user, password or query: a key has a "
+                "variable of its own (the value is not shown)"
+            )
+        return value
 
     def shown(self) -> dict[str, str]:
         """Every setting by its variable, fit to be shown: a secret is only said to be set."""
@@ -125,6 +235,12 @@ class Settings(BaseSettings):
             for name, value in values.items()
             if value is not None
         }
+
+    @property
+    def old_stores(self) -> list[str]:
+        """The old stores whose vectors are used first, by the provenance their vectors get."""
+        qdrant, faiss = self.qdrant_url or self.qdrant_path, self.faiss_docs or self.faiss_steps
+        return [name for name, place in (("qdrant", qdrant), ("faiss", faiss)) if place]
 
     @property
     def reports(self) -> Path:

@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from qbench_dagster.adapters.embedded import start_server
 from qbench_dagster.adapters.embedders import Embedder, LexicalEmbedder
 from qbench_dagster.adapters.indexing import IndexSettings
+from qbench_dagster.adapters.ledger import Account
+from qbench_dagster.adapters.planning import Tokens
 from qbench_dagster.adapters.postgres import ensure_database
-from qbench_dagster.adapters.space import Space
-from qbench_dagster.settings import Settings
+from qbench_dagster.adapters.space import Kind, Space
+from qbench_dagster.adapters.vector_source import VectorSource
+from qbench_dagster.core.prices import PRICES, Price, parse_prices
+from qbench_dagster.core.requests import Limits
+from qbench_dagster.core.spaces import space_name
+from qbench_dagster.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from qbench_dagster.adapters.openai_batches import OpenAIBatches
+
+MODELS = {
+    "lexical": LexicalEmbedder.model,
+    "openai": "text-embedding-3-large",
+    "local": "sentence-transformers/all-MiniLM-L6-v2",
+}
+DIMENSIONS = {
+    LexicalEmbedder.model: 3072,
+    "text-embedding-3-large": 3072,
+    "text-embedding-3-small": 1536,
+    "text-embedding-ada-002": 1536,
+    "sentence-transformers/all-MiniLM-L6-v2": 384,
+}
 
 
 def database_url(settings: Settings) -> str:
@@ -17,14 +44,154 @@ def database_url(settings: Settings) -> str:
     return ensure_database(start_server(settings.home, settings.pg_memory_mb), "qbench")
 
 
-def embedder(settings: Settings) -> Embedder:
-    """The embedder the settings name. The one place that knows them all."""
-    return {"lexical": LexicalEmbedder}[settings.embedder](settings.dimensions)
-
-
 def embedding_space(settings: Settings) -> Space:
-    """The embedding space the settings name."""
-    return Space(settings.space, embedder(settings).model, settings.dimensions, settings.vector_type)
+    """The embedding space the settings name. Raises SettingsError where they do not say enough."""
+    if settings.embedder == "lexical" and settings.model not in (None, LexicalEmbedder.model):
+        raise SettingsError(
+            f"QBENCH_MODEL={settings.model} is no model of QBENCH_EMBEDDER=lexical. Set QBENCH_EMBEDDER to openai or "
+            "local, or unset QBENCH_MODEL."
+        )
+    model = settings.model or MODELS[settings.embedder]
+    dimensions = settings.dimensions or DIMENSIONS.get(model)
+    if dimensions is None:
+        raise SettingsError(f"QBENCH_DIMENSIONS: say how many dimensions the vectors of {model} have.")
+    recorded = model
+    if settings.embedder == "local":
+        from qbench_dagster.adapters.sentence_embedder import model_name  # noqa: PLC0415
+
+        recorded = model_name(model)  # of a folder its name
+    return Space(
+        space_name(recorded, dimensions, settings.vector_type, settings.text_prefix),
+        recorded,
+        dimensions,
+        settings.vector_type,
+        settings.embedder,
+        settings.text_prefix,
+        settings.query_prefix,
+    )
+
+
+def embedder(settings: Settings, space: Space | None = None) -> Embedder:
+    """What makes the vectors of `space` (of the space the settings name). The one place that knows all embedders.
+
+    Raises SettingsError without the key it needs, EmbeddingError for a local model that cannot be loaded.
+    """
+    space = space or embedding_space(settings)
+    if space.embedder == "openai":
+        return _openai(settings, space)
+    if space.embedder == "local":
+        from qbench_dagster.adapters.sentence_embedder import SentenceEmbedder, model_name  # noqa: PLC0415
+
+        named = settings.model if settings.model and model_name(settings.model) == space.model else space.model
+        return SentenceEmbedder(named, space.dimensions)
+    return LexicalEmbedder(space.dimensions)
+
+
+def _openai(settings: Settings, space: Space) -> Embedder:
+    from qbench_dagster.adapters.openai_embedder import OpenAIEmbedder  # noqa: PLC0415 (0.5 s to import)
+
+    return OpenAIEmbedder(**_service(settings, space), concurrency=settings.concurrency, paid=True)
+
+
+def batch_service(
+    settings: Settings, space: Space, *, timeout_s: float | None = None, attempts: int | None = None
+) -> OpenAIBatches:
+    """The batches of the account, for `space`; close it at the end. Raises SettingsError without the key it needs."""
+    from qbench_dagster.adapters.openai_batches import OpenAIBatches  # noqa: PLC0415 (0.5 s to import)
+
+    given = {name: value for name, value in (("timeout_s", timeout_s), ("attempts", attempts)) if value is not None}
+    return OpenAIBatches(**{**_service(settings, space), **given})
+
+
+def _service(settings: Settings, space: Space) -> dict[str, Any]:
+    """What every client of the embedding service of `space` needs."""
+    from qbench_dagster.adapters.tokenizer import token_counter  # noqa: PLC0415
+
+    if settings.openai_api_key is None:
+        raise SettingsError(
+            f"OPENAI_API_KEY is not set, and {space.name} is made by {space.model}. Set it; a server of your own that "
+            "asks for no key takes any value. Without a key there is QBENCH_EMBEDDER=lexical."
+        )
+    send = settings.send_dimensions
+    return {
+        "model": space.model,
+        "dimensions": space.dimensions,
+        "api_key": settings.openai_api_key.get_secret_value(),
+        "base_url": settings.openai_base_url,
+        "limits": request_limits(settings),
+        "timeout_s": settings.request_timeout_s,
+        "send_dimensions": space.model.startswith("text-embedding-3-") if send is None else send,
+        "count_tokens": token_counter(space.model),
+    }
+
+
+def counted_tokens(settings: Settings, space: Space) -> tuple[Tokens, Limits, Embedder | None]:
+    """How the tokens of `space` are counted, what a request holds, and its embedder if it is on this machine.
+
+    Needs no key: a plan is made before there is one.
+    """
+    if space.embedder == "openai":
+        from qbench_dagster.adapters.tokenizer import token_counter  # noqa: PLC0415
+
+        counter = token_counter(space.model)
+        return Tokens(counter, counter.describe(), counter.exact), request_limits(settings), None
+    free = embedder(settings, space)
+    return Tokens(free.count_tokens, f"the {space.embedder} embedder", exact=True), free.limits, free
+
+
+@contextmanager
+def old_stores(settings: Settings, space: Space) -> Iterator[list[VectorSource]]:
+    """The old stores the settings name, open; Qdrant first. Raises SettingsError or SourceError."""
+    if settings.qdrant_url and settings.qdrant_path:
+        raise SettingsError("QBENCH_QDRANT_URL and QBENCH_QDRANT_PATH are both set: unset one of them.")
+    faiss: dict[Kind, tuple[Path, Path | None]] = {}
+    if settings.faiss_docs:
+        faiss["doc"] = (settings.faiss_docs, settings.faiss_docs_metadata)
+    if settings.faiss_steps:
+        faiss["step"] = (settings.faiss_steps, settings.faiss_steps_metadata)
+    with ExitStack() as stack:
+        sources: list[VectorSource] = []
+        if settings.qdrant_url or settings.qdrant_path:
+            from qbench_dagster.adapters.qdrant_source import QdrantSource  # noqa: PLC0415
+
+            key = settings.qdrant_api_key
+            qdrant = QdrantSource(
+                {"doc": settings.qdrant_docs, "step": settings.qdrant_steps},
+                dimensions=space.dimensions,
+                url=settings.qdrant_url,
+                path=settings.qdrant_path,
+                api_key=key.get_secret_value() if key else None,
+                vector_name=settings.qdrant_vector,
+            )
+            sources.append(stack.enter_context(qdrant))
+        if faiss:
+            from qbench_dagster.adapters.faiss_source import FaissSource  # noqa: PLC0415
+
+            sources.append(FaissSource(faiss, allow_pickle=settings.faiss_allow_pickle))
+        yield sources
+
+
+def request_limits(settings: Settings) -> Limits:
+    """What one request to the embedding service may hold."""
+    return Limits(settings.max_inputs, settings.max_input_tokens, settings.max_request_tokens)
+
+
+def prices(settings: Settings) -> Mapping[str, Price]:
+    """The price table: the built-in one under the user's. Raises SettingsError for a file that is none."""
+    if settings.prices is None:
+        return PRICES
+    try:
+        return parse_prices(settings.prices.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"QBENCH_PRICES: {settings.prices}: {error}") from None
+
+
+def account(settings: Settings, space: Space, run_id: str) -> Account:
+    """On whose behalf requests for `space` are sent: price by the way they go, and the budget."""
+    price = prices(settings).get(space.model)
+    by_batch = settings.openai_mode == "batch" and space.embedder == "openai"
+    usd = None if price is None else price.batch_usd_per_million if by_batch else price.usd_per_million
+    return Account(run_id, usd, settings.max_usd, "batch" if by_batch else "request")
 
 
 def index_settings(settings: Settings) -> IndexSettings:

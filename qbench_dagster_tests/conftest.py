@@ -23,7 +23,7 @@ _numbers = itertools.count()
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """The developer's own environment decides nothing in a test."""
     for name in list(os.environ):
-        if name.startswith(("QBENCH_", "DAGSTER_")) or name == "DATABASE_URL":
+        if name.startswith(("QBENCH_", "DAGSTER_", "OPENAI_")) or name == "DATABASE_URL":
             monkeypatch.delenv(name)
 
 

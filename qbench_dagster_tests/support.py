@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from qbench_dagster.adapters.embedders import LexicalEmbedder
+from qbench_dagster.adapters.embedding import Embedded, Embedding, embed_missing
 from qbench_dagster.adapters.indexing import Build, IndexSettings, apply_strategy, ensure_index
 from qbench_dagster.adapters.landing import Landed, land_cases, land_lookups
+from qbench_dagster.adapters.ledger import Account
 from qbench_dagster.adapters.postgres import Database
 from qbench_dagster.adapters.publishing import Published, publish_cases, publish_face
-from qbench_dagster.adapters.space import KINDS, Embedded, Space, embed_missing, ensure_space
+from qbench_dagster.adapters.space import KINDS, Space, ensure_space
 from qbench_dagster.adapters.staging import Staged, load_lookups, stage_cases
 from qbench_dagster.adapters.testrail_export import TestRailExport
 from qbench_dagster.core.folders import section_paths
@@ -148,13 +150,25 @@ def run_pipeline(
     for key, case_range in outcome.ranges.items():
         outcome.staged[key] = stage_cases(database, lookups, case_range, lambda _: None)
         for kind in KINDS:
-            outcome.embedded[key, kind] = embed_missing(database, space, kind, case_range, embedder, lambda _: None)
+            done = Embedding()
+            embed_missing(database, space, kind, [case_range], embedder, Account("test"), lambda _: None, done)
+            outcome.embedded[key, kind] = done.partitions[key]
         outcome.published[key] = publish_cases(database, space, case_range)
     publish_face(database, space)
     for kind in KINDS:
         outcome.builds[kind] = ensure_index(database, space, kind, index, lambda *_: None)
     apply_strategy(database, space, index)
     return outcome
+
+
+def fill_space(
+    database: Database, space: Space, ranges: Iterable[CaseRange], embedder: LexicalEmbedder | None = None
+) -> None:
+    """Make a space, and a vector in it for every staged text of `ranges`."""
+    ensure_space(database, space)
+    chosen = embedder or LexicalEmbedder(space.dimensions)
+    for kind in KINDS:
+        embed_missing(database, space, kind, list(ranges), chosen, Account("test"), lambda _: None, Embedding())
 
 
 def rows(database: Database, query: str, *values: Any) -> list[tuple[Any, ...]]:

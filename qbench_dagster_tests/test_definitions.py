@@ -21,8 +21,10 @@ PYTHON, SQL = {"python", "postgres"}, {"postgres"}
 ASSETS: dict[str, tuple[set[str], str, set[str], str | None]] = {
     "sqlite_cases": (set(), "source", {"sqlite", "postgres"}, RANGES),
     "normalized_testdocs": ({"sqlite_cases"}, "source", PYTHON, RANGES),
-    "doc_embeddings": ({"normalized_testdocs"}, "embedding_space", PYTHON, RANGES),
-    "step_embeddings": ({"normalized_testdocs"}, "embedding_space", PYTHON, RANGES),
+    "reused_vectors": ({"normalized_testdocs"}, "embedding_space", {*PYTHON, "qdrant"}, None),
+    "embedding_plan": ({"normalized_testdocs"}, "embedding_space", PYTHON, None),
+    "doc_embeddings": ({"normalized_testdocs", "reused_vectors"}, "embedding_space", PYTHON, RANGES),
+    "step_embeddings": ({"normalized_testdocs", "reused_vectors"}, "embedding_space", PYTHON, RANGES),
     "pg_tables": ({"normalized_testdocs", "doc_embeddings", "step_embeddings"}, "published", SQL, RANGES),
     "hnsw_index": ({"doc_embeddings", "step_embeddings"}, "published", SQL, None),
     "parity_report": ({"pg_tables", "hnsw_index"}, "published", PYTHON, None),
@@ -32,8 +34,12 @@ ASSETS: dict[str, tuple[set[str], str, set[str], str | None]] = {
 CHECKS = {
     "sqlite_cases:every_source_row_landed": True,
     "normalized_testdocs:every_landed_case_is_staged_or_rejected": True,
+    "reused_vectors:reused_vectors_equal_their_source": True,
+    "reused_vectors:stored_vectors_do_not_conflict": False,
     "doc_embeddings:every_text_has_a_vector": True,
+    "doc_embeddings:vectors_are_plausible": False,
     "step_embeddings:every_text_has_a_vector": True,
+    "step_embeddings:vectors_are_plausible": False,
     "pg_tables:source_is_published_or_rejected": True,
     "pg_tables:every_case_is_accounted_for": False,
     "pg_tables:every_row_is_complete": False,
@@ -50,12 +56,16 @@ CHECKS = {
 
 PARTITIONED = {name for name, (_, _, _, partitions) in ASSETS.items() if partitions}
 WHOLE = set(ASSETS) - PARTITIONED
-TABLE_CHECKS = {name for name, blocks in CHECKS.items() if not blocks}
+INLINE_WARNINGS = {"reused_vectors:stored_vectors_do_not_conflict"}
+TABLE_CHECKS = {name for name, blocks in CHECKS.items() if not blocks} - INLINE_WARNINGS
+INDEX_AND_REPORT = {"hnsw_index", "parity_report"}
 
 # job: (assets, checks, partitions)
 JOBS: dict[str, tuple[set[str], set[str], str | None]] = {
     "load_cases": (PARTITIONED, {c for c, b in CHECKS.items() if b and c.split(":")[0] in PARTITIONED}, RANGES),
-    "index_and_report": (WHOLE, {c for c in CHECKS if c.split(":")[0] in WHOLE}, None),
+    "index_and_report": (INDEX_AND_REPORT, {c for c in CHECKS if c.split(":")[0] in INDEX_AND_REPORT}, None),
+    "reuse_vectors": ({"reused_vectors"}, {c for c in CHECKS if c.startswith("reused_vectors:")}, None),
+    "plan_embeddings": ({"embedding_plan"}, set(), None),
     "check_tables": (set(), TABLE_CHECKS, None),
     "plan_case_ranges": (set(), set(), None),
 }
@@ -101,6 +111,17 @@ def test_jobs_select_this() -> None:
         for name, job in jobs.items()
     }
     assert found == JOBS
+
+
+def test_sensors_are_these_and_run_by_themselves() -> None:
+    sensors = {sensor.name: sensor for sensor in defs.sensors or []}
+    assert {name: sensor.job_name for name, sensor in sensors.items()} == {
+        "embedding_batches": "load_cases",
+        "index_after_batches": "index_and_report",
+    }
+    for sensor in sensors.values():
+        assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
+        assert len(sensor.description or "") > 40
 
 
 def test_no_whole_asset_is_in_a_partitioned_job() -> None:
@@ -151,7 +172,7 @@ def test_a_resource_can_be_replaced() -> None:
     replaced = build_definitions(export=ExportResource(path="elsewhere.db"))
     assert replaced.resources is not None
     assert replaced.resources["export"].path == "elsewhere.db"
-    assert set(replaced.resources) == {"postgres", "export", "embedder", "progress"}
+    assert set(replaced.resources) == {"postgres", "export", "embedder", "old_store", "progress"}
 
 
 def test_loading_touches_no_database_and_no_export(tmp_path: Path) -> None:

@@ -17,16 +17,47 @@ from qbench_dagster.settings import Settings, SettingsError, dagster_storage_url
 
 README = Path(__file__).parents[1] / "README.md"
 SECRET = "hunter2"
-SECRETS = ["DATABASE_URL", "QBENCH_DAGSTER_DATABASE_URL"]
+URLS = ["DATABASE_URL", "QBENCH_DAGSTER_DATABASE_URL"]
+SECRETS = ["DATABASE_URL", "OPENAI_API_KEY", "QBENCH_QDRANT_API_KEY", "QBENCH_DAGSTER_DATABASE_URL"]
+FREE = (str, str | None, Path, Path | None)
+"""Any text is a name, and any path is one."""
 ALIASES = {str(field.alias): name for name, field in Settings.model_fields.items()}
 
 GOOD: dict[str, tuple[str, Any]] = {
     "DATABASE_URL": ("postgresql://ada:hunter2@db/qa", SecretStr("postgresql://ada:hunter2@db/qa")),
     "QBENCH_HOME": ("/data/qbench", Path("/data/qbench")),
     "QBENCH_EXPORT": ("/data/testrail_data.db", Path("/data/testrail_data.db")),
-    "QBENCH_EMBEDDER": ("lexical", "lexical"),
+    "QBENCH_EMBEDDER": ("openai", "openai"),
+    "QBENCH_MODEL": ("text-embedding-3-small", "text-embedding-3-small"),
     "QBENCH_DIMENSIONS": ("1536", 1536),
+    "QBENCH_TEXT_PREFIX": ("passage: ", "passage: "),
+    "QBENCH_QUERY_PREFIX": ("query: ", "query: "),
     "QBENCH_VECTOR_TYPE": ("vector", "vector"),
+    "OPENAI_API_KEY": ("sk-hunter2", SecretStr("sk-hunter2")),
+    "OPENAI_BASE_URL": ("http://gpu:8000/v1", "http://gpu:8000/v1"),
+    "QBENCH_OPENAI_MODE": ("batch", "batch"),
+    "QBENCH_SEND_DIMENSIONS": ("false", False),
+    "QBENCH_CONCURRENCY": ("4", 4),
+    "QBENCH_REQUEST_TIMEOUT_S": ("30", 30),
+    "QBENCH_MAX_INPUTS": ("32", 32),
+    "QBENCH_MAX_INPUT_TOKENS": ("512", 512),
+    "QBENCH_MAX_REQUEST_TOKENS": ("16384", 16384),
+    "QBENCH_MAX_USD": ("0.5", 0.5),
+    "QBENCH_PRICES": ("/etc/prices.json", Path("/etc/prices.json")),
+    "QBENCH_QDRANT_URL": ("http://qdrant:6333", "http://qdrant:6333"),
+    "QBENCH_QDRANT_API_KEY": ("hunter2", SecretStr("hunter2")),
+    "QBENCH_QDRANT_PATH": ("/data/qdrant", Path("/data/qdrant")),
+    "QBENCH_QDRANT_DOCS": ("cases", "cases"),
+    "QBENCH_QDRANT_STEPS": ("steps", "steps"),
+    "QBENCH_QDRANT_VECTOR": ("dense", "dense"),
+    "QBENCH_FAISS_DOCS": ("/data/docs.faiss", Path("/data/docs.faiss")),
+    "QBENCH_FAISS_DOCS_METADATA": ("/data/docs.jsonl", Path("/data/docs.jsonl")),
+    "QBENCH_FAISS_STEPS": ("/data/steps.faiss", Path("/data/steps.faiss")),
+    "QBENCH_FAISS_STEPS_METADATA": ("/data/steps.csv", Path("/data/steps.csv")),
+    "QBENCH_FAISS_ALLOW_PICKLE": ("1", True),
+    "QBENCH_REUSE_MODEL": ("text-embedding-3-large", "text-embedding-3-large"),
+    "QBENCH_REUSE_QUANTIZED": ("true", True),
+    "QBENCH_FRESH_SAMPLE": ("50", 50),
     "QBENCH_INDEX": ("halfvec", "halfvec"),
     "QBENCH_HNSW_M": ("24", 24),
     "QBENCH_HNSW_EF_CONSTRUCTION": ("200", 200),
@@ -43,6 +74,19 @@ WRONG = {
     "QBENCH_EMBEDDER": ["gpt"],
     "QBENCH_DIMENSIONS": ["1", "4001", "many", "1.5"],
     "QBENCH_VECTOR_TYPE": ["bit"],
+    "OPENAI_BASE_URL": ["gpu:8000", f"http://ada:{SECRET}@gpu/v1", f"http://gpu/v1?key={SECRET}"],
+    "QBENCH_OPENAI_MODE": ["later"],
+    "QBENCH_SEND_DIMENSIONS": ["perhaps"],
+    "QBENCH_CONCURRENCY": ["0", "65"],
+    "QBENCH_REQUEST_TIMEOUT_S": ["0"],
+    "QBENCH_MAX_INPUTS": ["0"],
+    "QBENCH_MAX_INPUT_TOKENS": ["15"],
+    "QBENCH_MAX_REQUEST_TOKENS": ["15"],
+    "QBENCH_MAX_USD": ["-1", "$5"],
+    "QBENCH_QDRANT_URL": ["qdrant:6333", f"http://ada:{SECRET}@qdrant"],
+    "QBENCH_FAISS_ALLOW_PICKLE": ["why not"],
+    "QBENCH_REUSE_QUANTIZED": ["some"],
+    "QBENCH_FRESH_SAMPLE": ["-1", "1001"],
     "QBENCH_INDEX": ["ivfflat"],
     "QBENCH_HNSW_M": ["1", "101"],
     "QBENCH_HNSW_EF_CONSTRUCTION": ["3", "1001"],
@@ -60,7 +104,10 @@ def test_the_defaults() -> None:
     settings = load_settings()
     assert settings.database_url is settings.export is settings.pg_memory_mb is settings.dagster_database_url is None
     assert settings.home == Path(".qbench")
-    assert (settings.embedder, settings.dimensions, settings.vector_type) == ("lexical", 3072, "halfvec")
+    assert (settings.embedder, settings.model, settings.dimensions) == ("lexical", None, None)
+    assert (settings.vector_type, settings.max_usd, settings.old_stores) == ("halfvec", None, [])
+    limits = (settings.max_inputs, settings.max_input_tokens, settings.max_request_tokens)
+    assert limits == (2048, 8192, 300_000), "OpenAI's"
     assert (settings.index_strategy, settings.hnsw_m, settings.hnsw_ef_construction) == ("binary", 16, 128)
     assert (settings.ef_search, settings.target_recall) == (200, 0.95)
     assert (settings.partition_cases, settings.max_delete_share, settings.statement_timeout_s) == (5000, 0.2, 60)
@@ -68,7 +115,8 @@ def test_the_defaults() -> None:
 
 def test_every_setting_is_tried_here() -> None:
     assert set(GOOD) == set(ALIASES)
-    assert set(ALIASES) - set(WRONG) <= {"QBENCH_HOME", "QBENCH_EXPORT"}  # any path is one
+    free = {alias for alias, name in ALIASES.items() if Settings.model_fields[name].annotation in FREE}
+    assert set(ALIASES) - set(WRONG) <= free | {"OPENAI_API_KEY", "QBENCH_QDRANT_API_KEY"}
     assert {alias for alias, name in ALIASES.items() if "SecretStr" in str(Settings.model_fields[name])} == set(SECRETS)
 
 
@@ -87,7 +135,7 @@ def test_a_wrong_value_is_named_and_a_secret_is_not(monkeypatch: pytest.MonkeyPa
     assert SECRET not in "".join([repr(caught.value), *traceback.format_exception(caught.value)])
 
 
-@pytest.mark.parametrize("variable", SECRETS)
+@pytest.mark.parametrize("variable", URLS)
 @given(password=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=10))
 def test_no_password_is_said_whatever_it_holds(variable: str, password: str) -> None:
     password = f"\u2020{password}\u2020"
@@ -144,20 +192,22 @@ def test_what_is_shown_hides_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(variable, text)
     shown = load_settings().shown()
     assert list(shown) == list(ALIASES)
-    assert [shown[name] for name in SECRETS] == ["(set)", "(set)"]
+    assert [shown[name] for name in SECRETS] == ["(set)"] * len(SECRETS)
     assert shown["QBENCH_DIMENSIONS"] == "1536"
     assert SECRET not in repr(shown)
     assert SECRET not in repr(load_settings())
 
 
 def test_what_is_not_set_is_not_shown() -> None:
-    shown = load_settings().shown()
-    assert set(ALIASES) - set(shown) == {*SECRETS, "QBENCH_EXPORT", "QBENCH_PG_MEMORY_MB"}
+    unset = {alias for alias, name in ALIASES.items() if Settings.model_fields[name].default is None}
+    assert set(ALIASES) - set(load_settings().shown()) == unset
+    assert {*SECRETS, "QBENCH_EXPORT", "QBENCH_MAX_USD"} < unset
 
 
-def test_the_space_is_named_for_what_decides_its_vectors() -> None:
-    assert load_settings().space == "space_lexical_3072"
-    assert load_settings(dimensions=64, vector_type="vector").space == "space_lexical_64_f32"
+@pytest.mark.parametrize("name", ["qdrant_path", "qdrant_url", "faiss_docs", "faiss_steps"])
+def test_an_old_store_is_known_by_where_it_is(name: str) -> None:
+    stores = load_settings(**{name: "http://old" if name == "qdrant_url" else "old"}).old_stores
+    assert stores == [name.split("_", maxsplit=1)[0]]
 
 
 def test_folders_do_not_move_with_the_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

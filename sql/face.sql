@@ -1,7 +1,8 @@
 -- The public face: the schema `qbench`, which is all that qbench_reader sees.
 --   psql -v space=space_lexical_3072 -v vector_type=halfvec -f face.sql
 --
--- Moving to another space, and back, is running this again with its name: one transaction.
+-- Moving to another space, and back, is running this, search.sql and reader.sql again with its name, in one
+-- transaction that also moves store.spaces.active: `qbench cutover` does that.
 
 CREATE SCHEMA IF NOT EXISTS qbench;
 
@@ -34,6 +35,10 @@ SELECT i.test_case_id * 65536 + i.order_index AS id, i.test_case_id AS test_docu
        i.issue_key, i.issue_type
 FROM store.test_related_issues i;
 
+CREATE OR REPLACE VIEW qbench.active_space AS
+SELECT s.name, s.model, s.dimensions, s.vector_type, s.query_prefix
+FROM store.spaces s WHERE s.active;
+
 COMMENT ON SCHEMA qbench IS 'What the application reads: test cases, their steps, vectors and search functions.';
 COMMENT ON VIEW qbench.test_documents IS 'One row per published test case, with its embedding.';
 COMMENT ON COLUMN qbench.test_documents.folder_structure IS
@@ -41,3 +46,5 @@ COMMENT ON COLUMN qbench.test_documents.folder_structure IS
 COMMENT ON VIEW qbench.test_steps IS 'One row per step of a published test case, with its embedding. step_index counts from 1.';
 COMMENT ON VIEW qbench.test_preconditions IS 'The preconditions of published test cases. order_index counts from 0.';
 COMMENT ON VIEW qbench.test_related_issues IS 'References of published test cases: Jira keys, URLs, numbers.';
+COMMENT ON VIEW qbench.active_space IS
+'One row: the embedding space that views and functions read. Embed queries, query_prefix put before them, with its model and dimensions.';

@@ -100,8 +100,7 @@ SELECT schemaname || '.' || relname AS table, n_tup_ins AS inserted, n_tup_upd A
 FROM pg_stat_all_tables
 JOIN pg_stat_bgwriter b ON b.stats_reset IS NOT NULL
 JOIN pg_stat_database d ON d.datname = current_database()
-WHERE schemaname IN ('landing', 'staging', 'store', :'space')
-  AND relname NOT IN ('parity_reports', 'index_builds', 'spaces')
+WHERE (schemaname IN ('landing', 'staging', :'space') OR schemaname = 'store' AND starts_with(relname, 'test_'))
   AND current_setting('track_counts')::boolean
 ORDER BY 1;
 

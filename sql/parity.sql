@@ -207,7 +207,7 @@ ORDER BY 1, 2;
 -- CASE, because asking about a role or schema that does not exist is an error.
 SELECT v.name AS object, 'SELECT' AS privilege
 FROM (VALUES ('qbench.test_documents'), ('qbench.test_steps'), ('qbench.test_preconditions'),
-             ('qbench.test_related_issues')) AS v (name)
+             ('qbench.test_related_issues'), ('qbench.active_space')) AS v (name)
 WHERE CASE WHEN to_regclass(v.name) IS NOT NULL AND EXISTS (SELECT FROM pg_roles WHERE rolname = 'qbench_reader')
       THEN NOT (has_schema_privilege('qbench_reader', 'qbench', 'USAGE')
                 AND has_table_privilege('qbench_reader', to_regclass(v.name), 'SELECT'))

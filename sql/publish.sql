@@ -6,6 +6,10 @@ DELETE FROM store.test_documents t
 WHERE t.test_case_id >= :'lower' AND t.test_case_id < :'upper'
   AND NOT EXISTS (SELECT FROM staging.test_documents s WHERE s.case_id = t.test_case_id);
 
+-- name: hold_face
+-- Until the end of the transaction: no cut-over moves reads between the question below and the commit of what follows.
+SELECT pg_advisory_xact_lock_shared(hashtext('public face'));
+
 -- name: create_due
 CREATE TEMPORARY TABLE due (case_id bigint PRIMARY KEY) ON COMMIT DROP;
 
@@ -126,3 +130,17 @@ ORDER BY attnum;
 
 -- name: drop_views
 DROP VIEW IF EXISTS qbench.test_documents, qbench.test_steps;
+
+-- name: wait_briefly
+-- Who waits for a view that is being read makes all later readers wait behind it.
+SELECT set_config('lock_timeout', '200ms', true);
+
+-- name: readers
+-- Who holds a lock on the views, the longest first.
+SELECT DISTINCT a.pid, a.usename, a.application_name, a.state, round(extract(epoch FROM now() - a.xact_start))::bigint AS seconds
+FROM pg_locks l
+JOIN pg_class c ON c.oid = l.relation AND c.relnamespace = to_regnamespace('qbench')
+JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'relation' AND l.granted AND l.pid <> pg_backend_pid()
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+ORDER BY seconds DESC NULLS LAST LIMIT 3;

@@ -32,11 +32,11 @@ SELECT pg_database_size(current_database());
 SELECT * FROM qbench.search_documents(
     :'query'::vector, k => :'k', with_priority => :'priority'::text[], with_tags => :'tags'::text[],
     with_platforms => :'platforms'::text[], with_test_type => :'test_type'::text[], in_folder => :'folder'::text,
-    in_project => :'project'::bigint[]);
+    in_project => :'project'::bigint[], query_model => :'model'::text);
 
 -- name: search_steps
 SELECT * FROM qbench.search_steps(
     :'query'::vector, k => :'k', with_priority => :'priority'::text[], with_tags => :'tags'::text[],
     with_platforms => :'platforms'::text[], with_test_type => :'test_type'::text[], in_folder => :'folder'::text,
-    in_project => :'project'::bigint[]);
+    in_project => :'project'::bigint[], query_model => :'model'::text);
 

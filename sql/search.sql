@@ -8,18 +8,38 @@
 -- Loads pgvector, so that its settings below are known ones and need no superuser.
 SELECT '[1]'::halfvec;
 
+-- A query looks its function up and calls it later, with no lock in between: where it was dropped in the meantime, the
+-- reader gets "cache lookup failed for function". So one of the same signature is replaced in place, and another one (an
+-- older version's, or of the other vector type) steps aside into `store`: it answers whoever found it, with the space it
+-- was made for, and is dropped the next time.
 DO $$
 DECLARE
-    existing regprocedure;
+    existing oid;
+    vectors oid := (SELECT atttypid FROM pg_attribute
+                    WHERE attrelid = 'qbench.test_documents'::regclass AND attname = 'embedding');
 BEGIN
     FOR existing IN
-        SELECT oid::regprocedure FROM pg_proc
-        WHERE pronamespace = 'qbench'::regnamespace AND proname IN ('search_documents', 'search_steps')
+        SELECT oid FROM pg_proc WHERE pronamespace = 'store'::regnamespace AND proname LIKE 'retired\_search\_%'
     LOOP
-        EXECUTE 'DROP FUNCTION ' || existing;
+        EXECUTE format('DROP FUNCTION %s', existing::regprocedure);
+    END LOOP;
+    FOR existing IN
+        SELECT oid FROM pg_proc
+        WHERE pronamespace = 'qbench'::regnamespace AND proname IN ('search_documents', 'search_steps')
+          AND NOT (pronargs = 9 AND proargtypes[0] = vectors)
+    LOOP
+        IF EXISTS (SELECT FROM pg_depend
+                   WHERE refclassid = 'pg_proc'::regclass AND refobjid = existing AND deptype = 'n') THEN
+            RAISE EXCEPTION 'other objects depend on function %', existing::regprocedure
+                USING ERRCODE = 'dependent_objects_still_exist';
+        END IF;
+        EXECUTE (SELECT format('ALTER FUNCTION %s RENAME TO retired_%s', oid::regprocedure, proname)
+                 FROM pg_proc WHERE oid = existing);
+        EXECUTE format('ALTER FUNCTION %s SET SCHEMA store', existing::regprocedure);
     END LOOP;
 END
 $$;
+DROP FUNCTION IF EXISTS store.check_query(:"vector_type", integer, integer);
 
 -- One definition of every filter. The planner inlines it, so that indexes on the columns are used.
 CREATE OR REPLACE FUNCTION store.matches(
@@ -36,16 +56,22 @@ CREATE OR REPLACE FUNCTION store.matches(
 $$;
 
 -- What is wrong with a query, said once for both functions.
-CREATE OR REPLACE FUNCTION store.check_query(given :"vector_type", k integer, dimensions integer)
-RETURNS void LANGUAGE plpgsql STABLE AS $$
+CREATE OR REPLACE FUNCTION store.check_query(
+    given :"vector_type", k integer, query_model text, space text, model text, dimensions integer
+) RETURNS void LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    remedy CONSTANT text := format('Embed the query with %s in %s dimensions (view qbench.active_space tells), '
+                                   'or move reads: qbench cutover SPACE.', model, dimensions);
 BEGIN
     IF given IS NULL THEN
         RAISE EXCEPTION 'the query vector is null' USING ERRCODE = 'null_value_not_allowed';
-    ELSIF dimensions IS NULL THEN
-        RAISE EXCEPTION 'no embedding space is active: materialise pg_tables first' USING ERRCODE = 'object_not_in_prerequisite_state';
+    ELSIF query_model <> model THEN
+        RAISE EXCEPTION 'the query vector was made by %, the active space % by %', query_model, space, model
+            USING ERRCODE = 'data_exception', HINT = remedy;
     ELSIF vector_dims(given) <> dimensions THEN
-        RAISE EXCEPTION 'the query vector has % dimensions, the active space has %', vector_dims(given), dimensions
-            USING ERRCODE = 'data_exception', HINT = 'Embed the query with the model of the active space.';
+        RAISE EXCEPTION 'the query vector has % dimensions, the active space has % (%, made by %)',
+            vector_dims(given), dimensions, space, model
+            USING ERRCODE = 'data_exception', HINT = remedy;
     ELSIF vector_norm(given::vector) = 0 THEN
         RAISE EXCEPTION 'the query vector is zero: it has no direction to search in' USING ERRCODE = 'data_exception';
     ELSIF k IS NULL OR k NOT BETWEEN 1 AND 1000 THEN
@@ -54,7 +80,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION qbench.search_documents(
+CREATE OR REPLACE FUNCTION qbench.search_documents(
     query_vector :"vector_type",
     k integer DEFAULT 10,
     with_priority text[] DEFAULT NULL,
@@ -62,7 +88,8 @@ CREATE FUNCTION qbench.search_documents(
     with_platforms text[] DEFAULT NULL,
     with_test_type text[] DEFAULT NULL,
     in_folder text DEFAULT NULL,
-    in_project bigint[] DEFAULT NULL
+    in_project bigint[] DEFAULT NULL,
+    query_model text DEFAULT NULL
 ) RETURNS TABLE (
     test_case_id bigint, similarity double precision, uid text, jira_key text, title text, description text,
     priority text, test_type text, platforms text[], tags text[], folder_structure text, project_id bigint
@@ -83,8 +110,10 @@ DECLARE
     filtered boolean := num_nonnulls(with_priority, with_tags, with_platforms, with_test_type, in_folder, in_project) > 0;
     exact boolean;
 BEGIN
-    SELECT s.strategy, s.ef_search, s.dimensions INTO space FROM spaces s WHERE s.active;
-    PERFORM check_query(query_vector, k, space.dimensions);
+    -- The space this function was made for, the second of its search_path. Not the active one: a query that began
+    -- before a cut-over may call the function from after it, and would see the other space as active.
+    SELECT s.* INTO space FROM spaces s WHERE s.name = (current_schemas(false))[2];
+    PERFORM check_query(query_vector, k, query_model, space.name, space.model, space.dimensions);
     exact := space.strategy = 'none';
     IF NOT exact AND filtered THEN
         SELECT count(*) <= exact_limit INTO exact FROM (
@@ -142,9 +171,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION qbench.search_documents IS
-'The k test cases nearest to a query vector. Tags and platforms match any of those given; in_folder is a prefix.';
+'The k test cases nearest to a query vector. Tags and platforms match any of those given; in_folder is a prefix.
+query_model: the model that made the vector; one other than the active space''s is an error. Without it, a vector of another
+model with the same number of dimensions cannot be told from a right one, and finds nonsense: pass it.';
 
-CREATE FUNCTION qbench.search_steps(
+CREATE OR REPLACE FUNCTION qbench.search_steps(
     query_vector :"vector_type",
     k integer DEFAULT 10,
     with_priority text[] DEFAULT NULL,
@@ -152,7 +183,8 @@ CREATE FUNCTION qbench.search_steps(
     with_platforms text[] DEFAULT NULL,
     with_test_type text[] DEFAULT NULL,
     in_folder text DEFAULT NULL,
-    in_project bigint[] DEFAULT NULL
+    in_project bigint[] DEFAULT NULL,
+    query_model text DEFAULT NULL
 ) RETURNS TABLE (
     test_case_id bigint, step_index integer, similarity double precision, action text, expected text[], data text,
     title text, cases bigint, test_case_ids bigint[]
@@ -173,8 +205,10 @@ DECLARE
     filtered boolean := num_nonnulls(with_priority, with_tags, with_platforms, with_test_type, in_folder, in_project) > 0;
     exact boolean;
 BEGIN
-    SELECT s.strategy, s.ef_search, s.dimensions INTO space FROM spaces s WHERE s.active;
-    PERFORM check_query(query_vector, k, space.dimensions);
+    -- The space this function was made for, the second of its search_path. Not the active one: a query that began
+    -- before a cut-over may call the function from after it, and would see the other space as active.
+    SELECT s.* INTO space FROM spaces s WHERE s.name = (current_schemas(false))[2];
+    PERFORM check_query(query_vector, k, query_model, space.name, space.model, space.dimensions);
     exact := space.strategy = 'none';
     IF NOT exact AND filtered THEN
         SELECT count(*) <= exact_limit INTO exact FROM (
@@ -237,4 +271,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION qbench.search_steps IS
-'The k distinct steps nearest to a query vector: each with the first case that holds it, how many do, and up to 100 ids.';
+'The k distinct steps nearest to a query vector: each with the first case that holds it, how many do, and up to 100 ids.
+query_model: the model that made the vector; one other than the active space''s is an error. Without it, a vector of another
+model with the same number of dimensions cannot be told from a right one, and finds nonsense: pass it.';

@@ -11,14 +11,16 @@ CREATE TABLE IF NOT EXISTS :"space".doc_embeddings (
     text_hash  bytea PRIMARY KEY,
     embedding  :"vector_type"(:dimensions) STORAGE MAIN NOT NULL,
     provenance text NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now()
+    created_at timestamptz NOT NULL DEFAULT now(),
+    pieces     smallint NOT NULL DEFAULT 1  -- above 1: the text was over the model's limit, this is the average
 );
 
 CREATE TABLE IF NOT EXISTS :"space".step_embeddings (
     text_hash  bytea PRIMARY KEY,
     embedding  :"vector_type"(:dimensions) STORAGE MAIN NOT NULL,
     provenance text NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now()
+    created_at timestamptz NOT NULL DEFAULT now(),
+    pieces     smallint NOT NULL DEFAULT 1  -- above 1: the text was over the model's limit, this is the average
 );
 
 -- The expressions the indexes are built on: a query must repeat them exactly, so they are written once.

@@ -1,15 +1,19 @@
-"""The store room and its public face: publishes complete cases, and makes what the application reads."""
+"""The store room and its public face: publishes complete cases, and makes what the application reads.
+
+Which space it reads is decided in `cutover.py`; here the first one is activated, and the face is kept up to date.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import psycopg
 
-from qbench_dagster.adapters.postgres import Connection, Database, DatabaseError, fetch_dicts
+from qbench_dagster.adapters.postgres import Connection, Database, DatabaseError, fetch_dicts, fetch_value
 from qbench_dagster.adapters.space import Space
 from qbench_dagster.adapters.sql import read_file, script, statement
 from qbench_dagster.core.parity import PartitionRow
@@ -18,6 +22,11 @@ from qbench_dagster.core.ranges import CaseRange, columns_of
 log = logging.getLogger(__name__)
 
 FACE = ("face.sql", "search.sql", "reader.sql")
+FACE_LOCK = "public face"
+"""Held by whoever changes what is read; shared by those who publish, so that they publish what is read."""
+PATIENCE_S = 60.0
+"""How long to try between readers who hold the views before giving up."""
+PAUSE_S = 0.5
 
 
 @dataclass(slots=True)
@@ -35,17 +44,23 @@ class Published:
 
 
 def publish_cases(database: Database, space: Space, case_range: CaseRange) -> Published:
-    """Publish the complete cases of a partition that changed, and take away what is gone: one transaction."""
+    """Publish the complete cases of a partition that changed, and take away what is gone: one transaction.
+
+    A case is complete when its vectors are in the space that is read: the active one, `space` while none is.
+    """
     result = Published()
     bounds = {"lower": case_range.lower, "upper": case_range.upper}
     with database.connection(f"publish {case_range.key}", long=True) as connection, connection.transaction():
+        connection.execute(statement("setup.sql", "lock_range"), {"key": case_range.key})
+        connection.execute(statement("publish.sql", "hold_face"))
+        active = fetch_value(connection, statement("embed.sql", "active"))
+        read = str(active or space.name)
 
         def rows(name: str) -> int:
-            query = statement("publish.sql", name, space=space.name)
+            query = statement("publish.sql", name, space=read)
             values = bounds if name in ("delete_gone", "select_due") else None
             return max(0, connection.execute(query, values).rowcount)
 
-        connection.execute(statement("setup.sql", "lock_range"), {"key": case_range.key})
         result.removed = rows("delete_gone")
         rows("create_due")
         result.written = rows("select_due")
@@ -103,43 +118,107 @@ def column_types(database: Database, schema: str, relation: str) -> list[tuple[s
         ]
 
 
-def publish_face(database: Database, space: Space) -> bool:
-    """Point the views and functions of `qbench` at `space`, in one transaction; False if they are already.
+def publish_face(database: Database, own: Space) -> bool:
+    """Make the views and functions of `qbench`, or renew them where their SQL or rights changed; False if nothing did.
 
-    They leave another space only for one that has the vectors of all published rows: until then, False as well.
-    Raises DatabaseError if the role qbench_reader is missing and may not be created.
+    `own`, the space of the settings, is activated if none is. Reads are never moved from one to another: that is
+    `cutover.cut_over`. Raises DatabaseError if the role qbench_reader is missing and may not be created, or if readers
+    do not let go of the views.
     """
-    variables: dict[str, str | int] = {
-        "space": space.name,
-        "vector_type": space.vector_type,
-        "vector_schema": database.vector_schema,
-        "dimensions": space.dimensions,
-    }
-    digest = hashlib.sha256(repr((variables, [read_file(name) for name in FACE])).encode()).digest()
-    with database.exclusive("public face"), database.connection("publish face", long=True) as connection:
-        known = fetch_dicts(connection, statement("embed.sql", "describe"), name=space.name)[0]
-        missing = fetch_dicts(
-            connection, statement("parity.sql", "missing_privileges"), vector_schema=database.vector_schema
-        )
-        if known["active"] and known["face_hash"] == digest and not missing:
+    with database.connection("read face") as connection:
+        if _face_due(database, connection, own) is None:
             return False
-        if not known["active"] and fetch_dicts(connection, statement("embed.sql", "active")):
-            lacking = fetch_dicts(connection, statement("parity.sql", "completeness", space=space.name))[0]
-            if lacking["documents_without_vector"] or lacking["steps_without_vector"]:
-                log.warning("reads stay where they are: %s does not have all vectors yet (%s)", space.name, lacking)
-                return False
+    with database.exclusive(FACE_LOCK), database.connection("publish face", long=True) as connection:
+        space = _face_due(database, connection, own)
+        if space is None:  # another run did it in the meantime
+            return False
+        replace_face(database, connection, space)
+    return True
+
+
+def _face_due(database: Database, connection: Connection, own: Space) -> Space | None:
+    """The space whose face has to be made, None where it is as it should be."""
+    active = fetch_dicts(connection, statement("embed.sql", "active"))
+    if not active:
+        return own
+    space = Space(**active[0])
+    known = fetch_dicts(connection, statement("embed.sql", "describe"), name=space.name)[0]
+    vector_schema = database.vector_schema
+    missing = fetch_dicts(connection, statement("parity.sql", "missing_privileges"), vector_schema=vector_schema)
+    return space if missing or known["face_hash"] != _digest(database, space) else None
+
+
+def _variables(database: Database, space: Space) -> dict[str, str | int]:
+    return {"space": space.name, "vector_type": space.vector_type, "vector_schema": database.vector_schema}
+
+
+def _digest(database: Database, space: Space) -> bytes:
+    about = (_variables(database, space), [read_file(name) for name in FACE])
+    return hashlib.sha256(repr(about).encode()).digest()
+
+
+def replace_face(
+    database: Database, connection: Connection, space: Space, record: Callable[[], object] = lambda: None
+) -> None:
+    """Point views and functions at `space` and mark it active: one transaction, which `record` writes to as well.
+
+    The caller holds FACE_LOCK. Readers see what was or what is: those of the views wait 6 ms, whatever the size of the
+    space, those of the functions not at all. A view that is being read is waited for briefly and again, so that nobody
+    queues behind us.
+    Raises DatabaseError after PATIENCE_S, naming who holds the views.
+    """
+    ends = time.monotonic() + PATIENCE_S
+    told = False
+    while True:
         try:
             with connection.transaction():
-                shown = dict(column_types(database, "qbench", "test_documents")).get("embedding", space.vector_type)
-                if shown.rpartition(".")[2] != space.vector_type:  # the schema is named where it is not searched
-                    connection.execute(statement("publish.sql", "drop_views"))  # a view cannot change a column's type
-                for name in FACE:
-                    connection.execute(script(name, **variables))
-                connection.execute(statement("embed.sql", "deactivate_others"), {"name": space.name})
-                connection.execute(statement("embed.sql", "activate"), {"name": space.name, "face_hash": digest})
+                connection.execute(statement("publish.sql", "wait_briefly"))
+                _replace_face(database, connection, space)
+                record()
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            if time.monotonic() > ends:
+                readers = fetch_dicts(connection, statement("publish.sql", "readers"))
+                raise DatabaseError(
+                    f"The views of qbench are being read without a pause, for {PATIENCE_S:.0f} s now; reads stay as "
+                    f"they are. Held by: {_told(readers)}. Let them end (or SELECT pg_terminate_backend(pid)), and "
+                    "run this again."
+                ) from None
+            if not told:
+                log.warning("the views of qbench are being read; trying again for up to %.0f s", PATIENCE_S)
+            told = True
+            time.sleep(PAUSE_S)
         except psycopg.errors.InsufficientPrivilege as error:
             raise DatabaseError(
                 f"The public face cannot be made: {str(error).strip()}. If the role is missing, ask a DBA to run: "
                 "CREATE ROLE qbench_reader NOLOGIN;"
             ) from None
-    return True
+        except psycopg.errors.DependentObjectsStillExist as error:
+            raise DatabaseError(
+                f"Vectors of another type need new views and functions, and {error.diag.message_primary} "
+                f"({error.diag.message_detail or 'see pg_depend'}). Drop what depends on them, run this again, and "
+                "make it anew."
+            ) from None
+        else:
+            return
+
+
+def _replace_face(database: Database, connection: Connection, space: Space) -> None:
+    columns = connection.execute(statement("publish.sql", "column_types"), {"relation": "qbench.test_documents"})
+    shown = {str(name): str(kind) for name, kind in columns}.get("embedding", space.vector_type)
+    if shown.rpartition(".")[2] != space.vector_type:  # the schema is named where it is not searched
+        connection.execute(statement("publish.sql", "drop_views"))  # a view cannot change a column's type
+    for name in FACE:
+        connection.execute(script(name, **_variables(database, space)))
+    connection.execute(statement("embed.sql", "deactivate_others"), {"name": space.name})
+    connection.execute(statement("embed.sql", "activate"), {"name": space.name, "face_hash": _digest(database, space)})
+
+
+def _told(readers: Sequence[Mapping[str, object]]) -> str:
+    return (
+        "; ".join(
+            f"pid {row['pid']} ({row['usename']}, {row['application_name'] or 'no name'}, {row['state']}, "
+            f"for {row['seconds']} s)"
+            for row in readers
+        )
+        or "someone who has let go by now"
+    )

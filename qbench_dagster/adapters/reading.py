@@ -28,10 +28,17 @@ class Filters:
 
 
 def search(
-    database: Database, vector: NDArray[np.float32], k: int, filters: Filters, *, steps: bool = False
+    database: Database,
+    vector: NDArray[np.float32],
+    k: int,
+    filters: Filters,
+    *,
+    steps: bool = False,
+    model: str | None = None,
 ) -> list[dict[str, Any]]:
     """The k documents (or distinct steps) nearest to a query vector, as qbench_reader would see them.
 
+    `model` made the vector: another than the active space's is refused; without it only other dimensions are.
     Raises DatabaseError with what PostgreSQL says of a query it cannot answer.
     """
     name = "search_steps" if steps else "search_documents"
@@ -39,13 +46,17 @@ def search(
               for name, v in asdict(filters).items()}  # fmt: skip
     with database.connection("search") as connection:
         try:
-            return fetch_dicts(connection, statement("read.sql", name), query=vector_text(vector), k=k, **values)
+            query = statement("read.sql", name)
+            return fetch_dicts(connection, query, query=vector_text(vector), k=k, model=model, **values)
         except (psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName):
+            if fetch_dicts(connection, statement("embed.sql", "active")):
+                raise DatabaseError(
+                    "The search functions are those of another version of qbench: `qbench run` renews them."
+                ) from None
             raise DatabaseError("Nothing is published yet: run `qbench run --export PATH` first.") from None
         except psycopg.DataError as error:
-            raise DatabaseError(str(error.diag.message_primary)) from None
-        except psycopg.errors.ObjectNotInPrerequisiteState as error:
-            raise DatabaseError(str(error.diag.message_primary)) from None
+            said = str(error.diag.message_primary)
+            raise DatabaseError(f"{said}. {error.diag.message_hint}" if error.diag.message_hint else said) from None
 
 
 def status(database: Database) -> dict[str, Any]:

@@ -1,30 +1,24 @@
-"""An embedding space: its tables, and filling them with the vectors of texts that have none yet."""
+"""An embedding space: its tables, what it lacks, and storing vectors in it. Where vectors come from is elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qbench_dagster.adapters.embedders import Embedder
-from qbench_dagster.adapters.postgres import Connection, Database, DatabaseError, fetch_dicts
+from qbench_dagster.adapters.postgres import Connection, Database, DatabaseError, fetch_dicts, fetch_value
 from qbench_dagster.adapters.sql import script, statement
 from qbench_dagster.core.model import TEXT_RECIPE
 from qbench_dagster.core.pgcopy import HEADER, TRAILER, embedding_rows
 from qbench_dagster.core.ranges import CaseRange, columns_of
 from qbench_dagster.core.recall import NORM_TOLERANCE
-from qbench_dagster.core.texts import doc_text, step_text, text_hash
 
 Kind = Literal["doc", "step"]
 KINDS: tuple[Kind, ...] = ("doc", "step")
-
-BATCH_TEXTS = 1024
-BATCH_CHARACTERS = 1_000_000
-"""A batch is closed by whichever comes first, so that very long texts do not raise the memory it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,26 +29,12 @@ class Space:
     model: str
     dimensions: int
     vector_type: str
-
-
-@dataclass(slots=True)
-class Embedded:
-    """What embedding one partition did. `rows` of it hold `texts` distinct texts, `embedded` were missing."""
-
-    rows: int = 0
-    texts: int = 0
-    embedded: int = 0
-    characters: int = 0
-
-    def counts(self) -> dict[str, int]:
-        """The counts a person wants to see."""
-        return {
-            "rows_with_text": self.rows,
-            "texts": self.texts,
-            "texts_embedded": self.embedded,
-            "characters_embedded": self.characters,
-            "rows_written": self.embedded,
-        }
+    embedder: str = "lexical"
+    """What makes its vectors: `lexical`, `openai` or `local`."""
+    text_prefix: str = ""
+    """Put before each text that is embedded; the hash that names a text is of the text without it."""
+    query_prefix: str = ""
+    """Put before a query. It changes no stored vector."""
 
 
 def ensure_space(database: Database, space: Space) -> None:
@@ -68,21 +48,39 @@ def ensure_space(database: Database, space: Space) -> None:
         "dimensions": space.dimensions,
         "vector_type": space.vector_type,
         "recipe": TEXT_RECIPE,
+        "text_prefix": space.text_prefix,
     }
+    searched = {"embedder": space.embedder, "query_prefix": space.query_prefix}
     with database.connection("ensure space") as connection, connection.transaction():
         known = fetch_dicts(connection, statement("embed.sql", "describe"), name=space.name)
         if not known:
-            connection.execute(statement("embed.sql", "register"), wanted)
+            connection.execute(statement("embed.sql", "register"), {**wanted, **searched})
             connection.execute(
                 script("space.sql", space=space.name, vector_type=space.vector_type, dimensions=space.dimensions)
             )
             return
+        if known[0]["query_prefix"] != space.query_prefix:
+            connection.execute(statement("embed.sql", "set_query_prefix"), {"name": space.name, **searched})
     if differing := {name: known[0][name] for name, value in wanted.items() if known[0][name] != value}:
         raise DatabaseError(
             f"The embedding space {space.name} was made with {differing}, the settings ask for "
             f"{ {name: wanted[name] for name in differing} }. Vectors of two recipes must not meet: "
-            "use the settings it was made with, or drop the schema and its row in store.spaces."
+            f"use the settings it was made with, or drop it: qbench purge {space.name}"
         )
+
+
+def active_space(database: Database) -> Space | None:
+    """The space the views and functions of `qbench` read; None before anything was published."""
+    with database.connection("active space") as connection:
+        found = fetch_dicts(connection, statement("embed.sql", "active"))
+    return Space(**found[0]) if found else None
+
+
+@contextmanager
+def writing(database: Database, space: Space) -> Iterator[None]:
+    """Hold the lock of everyone who writes vectors of `space`: so a text is embedded, and paid for, once."""
+    with database.exclusive(f"{space.name}.embeddings"):
+        yield
 
 
 def rows_lacking_vectors(
@@ -95,45 +93,11 @@ def rows_lacking_vectors(
     return {row.pop("key"): row for row in counted}
 
 
-def embed_missing(
-    database: Database,
-    space: Space,
-    kind: Kind,
-    case_range: CaseRange,
-    embedder: Embedder,
-    progress: Callable[[int], None],
-) -> Embedded:
-    """Embed and store the distinct texts of a partition that the space lacks, a batch a transaction.
-
-    One run at a time fills a table (an advisory lock), so that a text two partitions share is embedded
-    once. While one batch is embedded the one before it is written, by a thread: PostgreSQL has its own core.
-    """
-    bounds = {"lower": case_range.lower, "upper": case_range.upper}
-    done = Embedded()
-    with (
-        database.exclusive(f"{space.name}.{kind}_embeddings"),
-        database.connection(f"read {kind} texts {case_range.key}", long=True) as reading,
-        database.connection(f"embed {kind} {case_range.key}", long=True) as writing,
-        ThreadPoolExecutor(1, thread_name_prefix="copy") as writer,
-        reading.transaction(),
-    ):
-        counts = fetch_dicts(reading, statement("embed.sql", f"wanted_{kind}s"), **bounds)[0]
-        done.rows, done.texts = counts["rows"], counts["texts"]
-        pending: Future[None] | None = None
-        with reading.cursor(name="missing", binary=True) as cursor:
-            cursor.execute(statement("embed.sql", f"missing_{kind}s", space=space.name), bounds)
-            for hashes, texts in _batches(kind, cursor):
-                vectors = embedder.embed(texts)
-                check_vectors(vectors, len(texts), space.dimensions)
-                if pending is not None:
-                    pending.result()
-                pending = writer.submit(store_vectors, writing, space, kind, hashes, vectors, embedder.provenance)
-                done.embedded += len(texts)
-                done.characters += sum(map(len, texts))
-                progress(len(texts))
-        if pending is not None:
-            pending.result()
-    return done
+def lacks_vectors(database: Database, space: Space) -> bool:
+    """Whether any staged text is without vector in `space`; makes the space if it is not there yet."""
+    ensure_space(database, space)
+    with database.connection("find texts due", long=True) as connection:
+        return bool(fetch_value(connection, statement("embed.sql", "lacks_vectors", space=space.name)))
 
 
 def check_vectors(vectors: NDArray[np.float32], count: int, dimensions: int) -> None:
@@ -154,30 +118,14 @@ def store_vectors(
     hashes: Sequence[bytes],
     vectors: NDArray[np.float32],
     provenance: str,
+    pieces: Sequence[int] | int = 1,
 ) -> None:
-    """COPY one batch into the space: hashes, and as many unit vectors. The caller knows that none is stored yet."""
+    """COPY one batch into the space: hashes, and as many unit vectors.
+
+    The caller knows that none is stored yet: whoever writes vectors holds the lock of `writing`.
+    """
     query = statement("embed.sql", f"copy_{kind}s", space=space.name)
     with connection.cursor() as cursor, cursor.copy(query) as copy:
         copy.write(HEADER)
-        copy.write(embedding_rows(hashes, vectors, provenance, space.vector_type))
+        copy.write(embedding_rows(hashes, vectors, provenance, space.vector_type, pieces))
         copy.write(TRAILER)
-
-
-def _batches(kind: Kind, rows: Any) -> Iterator[tuple[list[bytes], list[str]]]:
-    hashes: list[bytes] = []
-    texts: list[str] = []
-    characters = 0
-    for stored_hash, first, second in rows:
-        text = doc_text(first, second) if kind == "doc" else step_text(first, second)
-        if text_hash(text) != stored_hash:
-            raise ValueError(
-                f"staging holds the hash of another text than {text[:60]!r}: materialise normalized_testdocs"
-            )
-        hashes.append(stored_hash)
-        texts.append(text)
-        characters += len(text)
-        if len(texts) >= BATCH_TEXTS or characters >= BATCH_CHARACTERS:
-            yield hashes, texts
-            hashes, texts, characters = [], [], 0
-    if texts:
-        yield hashes, texts

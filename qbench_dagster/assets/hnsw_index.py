@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 import dagster as dg
 
+from qbench_dagster.adapters.cutover import keep_index, read_space
 from qbench_dagster.adapters.indexing import apply_strategy, ensure_index, measure
 from qbench_dagster.adapters.space import KINDS, ensure_space
 from qbench_dagster.assets.embeddings import doc_embeddings, step_embeddings
@@ -37,9 +38,10 @@ def hnsw_index(
     embedder: EmbedderResource,
     progress: dg.ResourceParam[Progress],
 ) -> dg.MaterializeResult:
-    """HNSW indexes over documents and steps, built beside the old ones and swapped, then measured.
+    """HNSW indexes of the settings' space, built beside the old ones and swapped, then measured.
 
-    An index that is there, valid and of the same settings is kept: PostgreSQL adds new rows to it by itself.
+    An index that is there, valid and of the same settings is kept: PostgreSQL adds new rows to it by itself. Where the
+    application reads another space, that one keeps the indexes it was built with; `parity_report` measures them.
     """
     started, settings, space = time.monotonic(), postgres.index_settings, embedder.space
     ensure_space(postgres.database, space)
@@ -49,6 +51,10 @@ def hnsw_index(
             builds[kind] = ensure_index(postgres.database, space, kind, settings, tell)
     apply_strategy(postgres.database, space, settings)
     measured = {kind: measure(postgres.database, space, kind, settings) for kind in KINDS}
+    read, _ = read_space(postgres.database, space, settings)
+    if read.name != space.name:
+        with progress.track_phases(context, f"hnsw_index: {read.name}, which is read") as tell:
+            keep_index(postgres.database, read, settings, tell)
     target = postgres.settings.target_recall
     shares = {
         f"recall_{kind}_{queries}": share

@@ -4,6 +4,7 @@ import time
 
 import dagster as dg
 
+from qbench_dagster.adapters.cutover import read_space
 from qbench_dagster.adapters.parity import evaluate
 from qbench_dagster.adapters.report import summary_markdown, write_report
 from qbench_dagster.assets.hnsw_index import hnsw_index
@@ -45,7 +46,7 @@ def parity_report(
     export: ExportResource,
     progress: dg.ResourceParam[Progress],
 ) -> dg.MaterializeResult:
-    """Evaluates the invariants over the whole database; writes parity.html and parity.json to QBENCH_HOME/reports.
+    """Evaluates the invariants over what is read; writes parity.html and parity.json to QBENCH_HOME/reports.
 
     While no row was written since the last report, that report stands (`force: true` evaluates it again).
     """
@@ -54,11 +55,12 @@ def parity_report(
     if export.location is not None:
         with export.open() as source:
             rows_in_export = source.count()
+    space, index_settings = read_space(postgres.database, embedder.space, postgres.index_settings)
     with progress.track(context, "parity_report", None) as advance:
         evaluated = evaluate(
             postgres.database,
-            embedder.space,
-            postgres.index_settings,
+            space,
+            index_settings,
             list(registered_ranges(context.instance).values()),
             target_recall=settings.target_recall,
             rows_in_export=rows_in_export,

@@ -45,7 +45,8 @@ def pg_tables(
     """Test cases, steps, preconditions and related issues, as the application reads them in schema qbench.
 
     Each partition is one transaction. A case is published with all its steps and vectors or not at all;
-    unchanged rows are not touched; removed cases leave.
+    unchanged rows are not touched; removed cases leave. It is complete when the active embedding space has its vectors;
+    which one that is is decided by `qbench cutover`, never here.
     """
     stage, space = Stage(context), embedder.space
     with progress.track(context, "pg_tables", None) as advance:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
@@ -85,3 +86,15 @@ def check(name: str, wrong: Mapping[str, Any], **metadata: Any) -> dg.AssetCheck
     return dg.AssetCheckResult(
         check_name=name, passed=not wrong, metadata={**metadata, **({"wrong": dict(wrong)} if wrong else {})}
     )
+
+
+@contextmanager
+def ended_by(*errors: type[Exception], told: Callable[[], Mapping[str, Any]] = dict) -> Iterator[None]:
+    """Turn an expected error into a failure of the step that says why, and what was done by then; it is not retried.
+
+    Who raised it has retried what deserves it: a retry on top would multiply the attempts.
+    """
+    try:
+        yield
+    except errors as error:
+        raise dg.Failure(str(error), metadata=told(), allow_retries=False) from None

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -38,6 +38,11 @@ ExportOption = Annotated[
     typer.Option("--export", help="The TestRail SQLite export. Default: QBENCH_EXPORT.", show_default=False),
 ]
 
+MaxUsd = Annotated[
+    float | None,
+    typer.Option("--max-usd", help="What the space may cost in all. Default: QBENCH_MAX_USD.", show_default=False),
+]
+
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
@@ -45,12 +50,13 @@ def clear_errors() -> Iterator[None]:
     import psycopg  # noqa: PLC0415
 
     from qbench_dagster.adapters.embedded import EmbeddedServerError  # noqa: PLC0415
+    from qbench_dagster.adapters.embedders import EmbeddingError  # noqa: PLC0415
     from qbench_dagster.adapters.postgres import DatabaseError  # noqa: PLC0415
     from qbench_dagster.adapters.testrail_export import ExportError  # noqa: PLC0415
 
     try:
         yield
-    except (SettingsError, DatabaseError, EmbeddedServerError, ExportError) as error:
+    except (SettingsError, DatabaseError, EmbeddedServerError, EmbeddingError, ExportError) as error:
         _fail(str(error))
     except psycopg.Error as error:
         _fail(f"PostgreSQL says: {error.diag.message_primary or type(error).__name__}. See its log, and try again.")
@@ -72,22 +78,33 @@ def run(
     allow_deletes: Annotated[
         bool, typer.Option(help="Let more cases disappear than QBENCH_MAX_DELETE_SHARE allows, this once.")
     ] = False,
+    max_usd: MaxUsd = None,
     as_json: Json = False,
 ) -> None:
     """Bring an export into PostgreSQL: plan partitions, materialise every asset, check, report."""
     with clear_errors():
-        settings = load_settings(export=export)
+        settings = load_settings(export=export, max_usd=max_usd)
         if settings.export is None:
             _fail("No export is set. Pass --export PATH, or set QBENCH_EXPORT.")
         from qbench_dagster.adapters.testrail_export import TestRailExport  # noqa: PLC0415
 
         TestRailExport(settings.export).__exit__(None, None, None)  # before anything is started for it
         os.environ["QBENCH_EXPORT"] = str(settings.export.absolute())
+        if max_usd is not None:
+            os.environ["QBENCH_MAX_USD"] = str(max_usd)
+        from qbench_dagster.adapters.space import lacks_vectors  # noqa: PLC0415
         from qbench_dagster.cli.run import execute  # noqa: PLC0415 (Dagster takes a second to import)
         from qbench_dagster.cli.show import show_run  # noqa: PLC0415
+        from qbench_dagster.wiring import embedding_space  # noqa: PLC0415
 
+        space = embedding_space(settings)
         with _instance(settings) as instance, TestRailExport(settings.export) as source:
-            summary = execute(settings, instance, source, err, allow_deletes=allow_deletes)
+
+            def lacking() -> bool:
+                with _database(settings) as database:
+                    return lacks_vectors(database, space)
+
+            summary = execute(settings, instance, source, err, allow_deletes=allow_deletes, lacking=lacking)
     if as_json:
         _print_json(summary.as_json())
     else:
@@ -97,6 +114,34 @@ def run(
             err.print("[bold red]failed:[/] ", end="")
             err.print(failure, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1)
+
+
+@app.command()
+def plan(export: ExportOption = None, max_usd: MaxUsd = None, as_json: Json = False) -> None:
+    """What embedding is going to take, before anything is spent: texts, reusable vectors, dollars, disk, time.
+
+    The export is brought as far as staging, which costs nothing.
+    """
+    with clear_errors():
+        settings = load_settings(export=export, max_usd=max_usd)
+        from qbench_dagster.adapters.testrail_export import TestRailExport  # noqa: PLC0415
+        from qbench_dagster.cli.run import make_plan  # noqa: PLC0415
+        from qbench_dagster.cli.show import show_plan  # noqa: PLC0415
+
+        if max_usd is not None:
+            os.environ["QBENCH_MAX_USD"] = str(max_usd)
+        with ExitStack() as stack:
+            source = None
+            if settings.export is not None:
+                source = stack.enter_context(TestRailExport(settings.export))
+                os.environ["QBENCH_EXPORT"] = str(settings.export.absolute())
+            summary, planned = make_plan(settings, stack.enter_context(_instance(settings)), source, err)
+    if planned is None:
+        _fail("; ".join(summary.failures), 1)
+    if as_json:
+        _print_json(planned)
+    else:
+        show_plan(out, planned)
 
 
 @app.command()
@@ -126,20 +171,34 @@ def search(
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many results.")] = 10,
     as_json: Json = False,
 ) -> None:
-    """Find test cases, or steps, by what they say."""
+    """Find test cases, or steps, by what they say.
+
+    The query is embedded with the model of the space that is read, whatever space the settings name.
+    """
     query = query.encode(errors="replace").decode()  # a terminal may send bytes that are no text
     if not query.strip():
         _fail('The query is empty. Say what to look for, for instance: qbench search "cannot log in"')
     with clear_errors(), _database(settings := load_settings()) as database:
         from qbench_dagster.adapters.reading import Filters  # noqa: PLC0415
         from qbench_dagster.adapters.reading import search as find  # noqa: PLC0415
+        from qbench_dagster.adapters.space import active_space  # noqa: PLC0415
         from qbench_dagster.cli.show import show_results  # noqa: PLC0415
-        from qbench_dagster.wiring import embedder  # noqa: PLC0415
+        from qbench_dagster.wiring import embedder, embedding_space  # noqa: PLC0415
 
+        space = active_space(database)
+        if space is None:
+            _fail("Nothing is published yet: run `qbench run --export PATH` first.")
+        if (named := embedding_space(settings).name) != space.name:
+            err.print(
+                f"answered by {space.name} ({space.model}), which is what the application reads; "
+                f"the settings name {named}: see qbench spaces",
+                markup=False, highlight=False, soft_wrap=True,
+            )  # fmt: skip
         filters = Filters(priority, tag, platform, test_type, folder, project)
-        results = find(database, embedder(settings).embed([query])[0], k, filters, steps=steps)
+        vector = embedder(settings, space).embed([space.query_prefix + query])[0]
+        results = find(database, vector, k, filters, steps=steps, model=space.model)
     if as_json:
-        _print_json({"query": query, "results": results})
+        _print_json({"query": query, "space": space.name, "model": space.model, "results": results})
     else:
         show_results(out, results, steps=steps)
 

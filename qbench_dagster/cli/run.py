@@ -20,13 +20,12 @@ from qbench_dagster.adapters.testrail_export import TestRailExport
 from qbench_dagster.assets.stage import RUN_TOTALS
 from qbench_dagster.definitions import build_definitions
 from qbench_dagster.partitions import register_ranges, registered_ranges
-from qbench_dagster.progress import Progress
+from qbench_dagster.progress import Context, Progress
 from qbench_dagster.settings import Settings
 
-STAGES = (
-    "sqlite_cases", "normalized_testdocs", "doc_embeddings", "step_embeddings", "pg_tables", "hnsw_index",
-    "parity_report",
-)  # fmt: skip
+LANDED = ("sqlite_cases", "normalized_testdocs")
+PUBLISHED = ("doc_embeddings", "step_embeddings", "pg_tables")
+STAGES = (*LANDED, "reused_vectors", *PUBLISHED, "hnsw_index", "parity_report")
 
 COLUMNS = (TextColumn("{task.description:<36}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 
@@ -41,7 +40,7 @@ class TerminalProgress(Progress):
         self._bars = bars
 
     @contextmanager
-    def track(self, context: dg.AssetExecutionContext, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    def track(self, context: Context, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         """A bar that fills to `total`, or counts where the total is not known."""
         del context
         task, bars = self._bars.add_task(what, total=total), self._bars
@@ -50,7 +49,7 @@ class TerminalProgress(Progress):
         bars.update(task, total=done or 1, completed=done or 1)
 
     @contextmanager
-    def track_phases(self, context: dg.AssetExecutionContext, what: str) -> Iterator[Callable[[str, int, int], None]]:
+    def track_phases(self, context: Context, what: str) -> Iterator[Callable[[str, int, int], None]]:
         """A bar named for the phase it is in."""
         del context
         task, bars = self._bars.add_task(what, total=None), self._bars
@@ -66,11 +65,43 @@ class RunSummary:
 
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
+    """What a service works on by batch: the run is done for now, and goes on when it is answered."""
     new_ranges: int = 0
     partitions: int = 0
     run_ids: list[str] = field(default_factory=list)
     wall_seconds: float = 0.0
     report: str | None = None
+
+    def take(self, result: dg.ExecuteInProcessResult, job: str) -> None:
+        """Add what one job did."""
+        self.run_ids.append(result.run_id)
+        for event in result.get_asset_materialization_events():
+            metadata = event.materialization.metadata
+            values: dict[str, Any] = {name: v.value for name, v in metadata.items() if not name.startswith("dagster/")}
+            totals = values.pop(RUN_TOTALS, {})  # of the run; beside them stand the counts of one partition
+            self.stages[event.materialization.asset_key.to_user_string()] = {**values, **totals}
+        report = self.stages.get("parity_report", {}).get("report")
+        self.report = str(report) if report else self.report
+        for check in result.get_asset_check_evaluations():
+            if check.passed:
+                continue
+            details = {name: value.value for name, value in check.metadata.items()}
+            if check.severity == dg.AssetCheckSeverity.ERROR:
+                wrong = check.description or details.get("wrong") or details
+                self.failures.append(f"check {check.asset_check_key.to_user_string()}: {str(wrong)[:2000]}")
+            else:
+                notes = self.waiting if "waiting" in details else self.warnings
+                notes.append(check.description or f"{check.asset_check_key.to_user_string()}: {str(details)[:500]}")
+        for event in result.filter_events(lambda event: event.is_step_failure):
+            error = event.step_failure_data.error
+            while error is not None and error.cause is not None:
+                error = error.cause
+            if error is not None and not (self.failures and "AssetCheck" in (error.cls_name or "")):
+                self.failures.append(f"{event.step_key}: {_failure_text(event.step_failure_data, error)}")
+        if not result.success and not self.failures:
+            self.failures.append(f"{job} failed; see its run {result.run_id} in `qbench ui`")
 
     def as_json(self) -> dict[str, Any]:
         """The summary as `run --json` prints it."""
@@ -98,8 +129,11 @@ class RunSummary:
             },
             "index_bytes": count("index_bytes", "hnsw_index"),
             "report": self.report,
+            "usd": round(sum(float(self.stages.get(stage, {}).get("usd", 0)) for stage in STAGES), 6),
             "run_ids": self.run_ids,
             "failures": self.failures,
+            "warnings": self.warnings,
+            "waiting": self.waiting,
             "stages": self.stages,
         }
 
@@ -111,29 +145,46 @@ def execute(
     console: Console,
     *,
     allow_deletes: bool,
+    lacking: Callable[[], bool],
 ) -> RunSummary:
-    """Plan ranges, then run `load_cases` over all of them and `index_and_report`; both show in the UI too."""
+    """Plan ranges, then run `load_cases` over all of them and `index_and_report`; both show in the UI too.
+
+    `lacking` tells, once cases are staged, whether any text is without vector.
+    """
     started, summary = time.monotonic(), RunSummary()
     summary.new_ranges = len(register_ranges(instance, export, settings.partition_cases))
-    # A range of dynamic partitions follows the order they were made in, not their names.
-    known = registered_ranges(instance)
-    keys = [key for key in instance.get_dynamic_partitions("case_ranges") if key in known]
-    summary.partitions = len(keys)
+    summary.partitions = len(registered_ranges(instance))
     with rich.progress.Progress(*COLUMNS, console=console) as bars:
-        definitions = build_definitions(progress=TerminalProgress(bars))
-        jobs: list[tuple[str, Mapping[str, str], Mapping[str, Any]]] = [
-            (
-                "load_cases",
-                {RANGE_START: keys[0], RANGE_END: keys[-1]},
-                {"ops": {"sqlite_cases": {"config": {"allow_deletes": allow_deletes}}}},
-            ),
-            ("index_and_report", {}, {}),
-        ]
-        for job, tags, config in jobs:
-            if not _execute(definitions, instance, job, tags, config, summary):
-                break
+        runner = _Runner(build_definitions(progress=TerminalProgress(bars)), instance, summary)
+        landing = {"sqlite_cases": {"config": {"allow_deletes": allow_deletes}}}
+        if not settings.old_stores:
+            done = runner.run("load_cases", config=landing)
+        else:  # an old store is read whole, between the two halves, when there is something it may give
+            done = runner.run("load_cases", only=LANDED, config=landing)
+            done = done and (not lacking() or runner.run("reuse_vectors"))
+            done = done and runner.run("load_cases", only=PUBLISHED)
+        if instance.get_latest_materialization_event(dg.AssetKey("reused_vectors")) is None:
+            runner.run("reuse_vectors")  # without an old store: so that the UI does not ask whether to go on without it
+        if done and not summary.waiting:
+            runner.run("index_and_report")
     summary.wall_seconds = time.monotonic() - started
     return summary
+
+
+def make_plan(
+    settings: Settings, instance: dg.DagsterInstance, export: TestRailExport | None, console: Console
+) -> tuple[RunSummary, dict[str, Any] | None]:
+    """Bring `export`, if there is one, as far as staging, and plan its embedding; returns the plan as JSON values."""
+    summary = RunSummary()
+    with rich.progress.Progress(*COLUMNS, console=console, transient=True) as bars:
+        runner = _Runner(build_definitions(progress=TerminalProgress(bars)), instance, summary)
+        if export is not None:
+            register_ranges(instance, export, settings.partition_cases)
+            if not runner.run("load_cases", only=LANDED):
+                return summary, None
+        runner.run("plan_embeddings")
+    found = summary.stages.get("embedding_plan", {}).get("json")
+    return summary, dict(found) if found else None
 
 
 def evaluate_parity(
@@ -142,50 +193,41 @@ def evaluate_parity(
     """Materialise `parity_report` alone; returns the summary and the report, None if it could not be made."""
     summary = RunSummary()
     with rich.progress.Progress(*COLUMNS, console=console, transient=True) as bars:
-        definitions = build_definitions(progress=TerminalProgress(bars))
-        config = {"ops": {"parity_report": {"config": {"force": force}}}}
-        _execute(definitions, instance, "index_and_report", {}, config, summary, only="parity_report")
+        runner = _Runner(build_definitions(progress=TerminalProgress(bars)), instance, summary)
+        runner.run("index_and_report", only=("parity_report",), config={"parity_report": {"config": {"force": force}}})
     data = summary.stages.get("parity_report", {}).get("json")
     return summary, json.loads(Path(str(data)).read_text(encoding="utf-8")) if data else None
 
 
-def _execute(
-    definitions: dg.Definitions,
-    instance: dg.DagsterInstance,
-    job: str,
-    tags: Mapping[str, str],
-    config: Mapping[str, Any],
-    summary: RunSummary,
-    only: str | None = None,
-) -> bool:
-    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-    logging.getLogger("dagster").setLevel(logging.CRITICAL)
-    result = definitions.resolve_job_def(job).execute_in_process(
-        instance=instance,
-        tags=dict(tags),
-        run_config={**quiet, **config},
-        raise_on_error=False,
-        asset_selection=[dg.AssetKey(only)] if only else None,
-    )
-    summary.run_ids.append(result.run_id)
-    for event in result.get_asset_materialization_events():
-        metadata = event.materialization.metadata
-        values: dict[str, Any] = {name: v.value for name, v in metadata.items() if not name.startswith("dagster/")}
-        totals = values.pop(RUN_TOTALS, {})  # of the run; beside them stand the counts of one partition
-        summary.stages[event.materialization.asset_key.to_user_string()] = {**values, **totals}
-    report = summary.stages.get("parity_report", {}).get("report")
-    summary.report = str(report) if report else summary.report
-    for check in result.get_asset_check_evaluations():
-        if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
-            details = {name: value.value for name, value in check.metadata.items()}
-            wrong = check.description or details.get("wrong") or details
-            summary.failures.append(f"check {check.asset_check_key.to_user_string()}: {str(wrong)[:2000]}")
-    for event in result.filter_events(lambda event: event.is_step_failure):
-        error = event.step_failure_data.error
-        while error is not None and error.cause is not None:
-            error = error.cause
-        if error is not None and not (summary.failures and "AssetCheck" in (error.cls_name or "")):
-            summary.failures.append(f"{event.step_key}: {error.message.strip()}")
-    if not result.success and not summary.failures:
-        summary.failures.append(f"{job} failed; see its run {result.run_id} in `qbench ui`")
-    return bool(result.success)
+def _failure_text(failure: Any, error: Any) -> str:
+    """What went wrong, as whoever raised it wrote it."""
+    said = failure.user_failure_data
+    return str(said.description if said and said.description else error.message).strip()
+
+
+class _Runner:
+    """Executes jobs in this process, one after the other, and sums up what they did."""
+
+    def __init__(self, definitions: dg.Definitions, instance: dg.DagsterInstance, summary: RunSummary) -> None:
+        self._definitions = definitions
+        self._instance = instance
+        self._summary = summary
+        logging.getLogger("dagster").setLevel(logging.CRITICAL)
+
+    def run(self, job: str, *, only: tuple[str, ...] = (), config: Mapping[str, Any] | None = None) -> bool:
+        """Execute a job, or `only` some assets of it, over all ranges if it is partitioned; whether it succeeded."""
+        result = self._definitions.resolve_job_def(job).execute_in_process(
+            instance=self._instance,
+            tags=self._all_ranges() if job == "load_cases" else {},
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, "ops": dict(config or {})},
+            raise_on_error=False,
+            asset_selection=[dg.AssetKey(name) for name in only] or None,
+        )
+        self._summary.take(result, job)
+        return bool(result.success)
+
+    def _all_ranges(self) -> dict[str, str]:
+        # A range of dynamic partitions follows the order they were made in, not their names.
+        known = registered_ranges(self._instance)
+        keys = [key for key in self._instance.get_dynamic_partitions("case_ranges") if key in known]
+        return {RANGE_START: keys[0], RANGE_END: keys[-1]}

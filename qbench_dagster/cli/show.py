@@ -25,6 +25,8 @@ def show_run(console: Console, summary: RunSummary) -> None:
     table.add_column("rows written", justify="right")
     table.add_column("what")
     for stage, counts in summary.stages.items():
+        if stage == "reused_vectors" and not counts["points"]:
+            continue  # there is no old store
         table.add_row(stage, f"{counts['seconds']:.1f}", f"{counts.get('rows_written', 0):,}", _told(stage, counts))
     console.print(table)
     if "pg_tables" in summary.stages:
@@ -37,16 +39,32 @@ def show_run(console: Console, summary: RunSummary) -> None:
         )
     if summary.report:
         console.print(f"parity report: {summary.report}", highlight=False, soft_wrap=True)
-    if not summary.failures:
+    for note in [*summary.waiting, *summary.warnings]:
+        console.print(f"[yellow]note:[/] {escape(note)}", highlight=False)
+    if not summary.failures and not summary.waiting:
         console.print("[bold green]every check passed[/]")
+
+
+def show_plan(console: Console, plan: Mapping[str, Any]) -> None:
+    """The plan's table, and what it does not say."""
+    (first, *heading), *rows = plan["table"]
+    table = Table(first, title="What embedding will take", title_justify="left", show_edge=False, pad_edge=False)
+    for name in heading:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    for note in plan["notes"]:
+        console.print(f"- {note}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _told(stage: str, counts: Mapping[str, Any]) -> str:
     wanted = {
         "sqlite_cases": ("added", "changed", "removed", "unchanged", "rejected_rows"),
         "normalized_testdocs": ("normalized", "rejected", "steps", "with_notes"),
-        "doc_embeddings": ("texts", "texts_embedded"),
-        "step_embeddings": ("texts", "texts_embedded"),
+        "reused_vectors": ("points", "taken"),
+        "doc_embeddings": ("texts", "texts_embedded", "requests", "tokens"),
+        "step_embeddings": ("texts", "texts_embedded", "requests", "tokens"),
         "pg_tables": ("published", "rejected", "removed"),
         "hnsw_index": ("strategy", "index_bytes"),
         "parity_report": (),
@@ -67,6 +85,8 @@ def _told(stage: str, counts: Mapping[str, Any]) -> str:
         for name, value in counts.items()
         if name.endswith("_per_second") and value
     ]
+    if counts.get("usd"):
+        parts.append(f"${counts['usd']:,.4f}")
     recall = [value for name, value in counts.items() if name.startswith("recall_")]
     return ", ".join(parts + rates + ([f"recall@10 {min(recall):.3f} or better"] if recall else []))
 
@@ -130,6 +150,69 @@ def show_results(console: Console, results: Sequence[Mapping[str, Any]], *, step
         if detail:
             text = f"            [dim]expected: {escape(detail)}[/]"
             console.print(text, highlight=False, no_wrap=True, overflow="ellipsis")
+
+
+def show_spaces(console: Console, listed: Sequence[Mapping[str, Any]]) -> None:
+    """Embedding spaces, two lines each."""
+    if not listed:
+        console.print("no embedding space yet: `qbench run` makes the one the settings name")
+    for space in listed:
+        marks = {"active": space["active"], "way back": space["previous"], "settings": space["of_settings"]}
+        told = ", ".join(name for name, holds in marks.items() if holds)
+        coverage = "nothing published" if space["coverage_percent"] is None else f"{space['coverage_percent']:.2f} %"
+        origins = ", ".join(f"{name} {count:,}" for name, count in space["provenance"].items())
+        shares = [share for found in space["recall"].values() for share in found.values() if share is not None]
+        cost = f"${space['usd']:,.4f}, {space['tokens']:,} tokens"
+        if space["usd_at_risk"]:
+            cost += f", ${space['usd_at_risk']:,.4f} perhaps billed without an answer"
+        console.print(
+            f"[bold]{escape(space['name'])}[/]{f' ({told})' if told else ''}: {escape(space['model'])}, "
+            f"{space['vector_type']}({space['dimensions']}), {space['documents']:,} documents and {space['steps']:,} "
+            f"steps ({origins or 'empty'}), covers {coverage}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        console.print(
+            f"  {space['bytes'] / MIB:,.1f} MiB ({space['index_bytes'] / MIB:,.1f} of indexes), "
+            f"recall@10 {f'{min(shares):.3f} or better' if shares else 'not measured'}, {cost}, "
+            f"made {space['created_at']:%Y-%m-%d %H:%M}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def show_cutover(console: Console, done: Mapping[str, Any]) -> None:
+    """Where reads are now."""
+    if done["moved"]:
+        told = f"reads moved from {done['from_space']} to {done['to_space']}; back: qbench cutover --back"
+    else:
+        told = f"reads are on {done['to_space']} already"
+    console.print(told, highlight=False, soft_wrap=True)
+    if done["html"]:
+        console.print(f"parity report: {done['html']}", highlight=False, soft_wrap=True)
+
+
+def purge_question(space: Mapping[str, Any]) -> str:
+    """What is lost with a space."""
+    lost = f"{space['documents'] + space['steps']:,} vectors, {space['bytes'] / MIB:,.1f} MiB"
+    if space["usd"]:
+        lost += f", which cost ${space['usd']:,.4f}"
+    question = f"Drop {space['name']} ({lost})?"
+    if space["open_batches"]:
+        question += (
+            f" {space['open_batches']} batches of it are at the service: paid for, and their vectors thrown away."
+        )
+    if space["previous"]:
+        question += " `qbench cutover --back` returns to it, and could not any more."
+    return question
+
+
+def show_purged(console: Console, purged: Mapping[str, Any]) -> None:
+    """What was freed."""
+    console.print(
+        f"{purged['name']} is dropped: {purged['bytes'] / MIB:,.1f} MiB ({purged['bytes']:,} bytes) freed",
+        highlight=False,
+    )
 
 
 def show_parity(console: Console, report: Mapping[str, Any], page: str | None) -> None:

@@ -15,7 +15,8 @@ NORMALIZER_VERSION = 1
 """Raise when the same case would normalise to something else: every case is then normalised again."""
 
 TEXT_RECIPE = 1
-"""Raise when the same TestDoc would be embedded as other texts: they belong to another embedding space."""
+"""Version of the text forms that name a vector by their hash (core/texts.py). What a model wants put before a text is
+no part of them: that is the space's prefix, so that spaces of two prefixes share the hashes of the published rows."""
 
 
 @dataclass(frozen=True, slots=True)

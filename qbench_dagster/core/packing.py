@@ -121,6 +121,12 @@ def pieces(text: str, limit: int, count: Callable[[str], int]) -> list[str]:
     return found
 
 
+def prefixed_pieces(text: str, prefix: str, limit: int, count: Callable[[str], int]) -> list[str]:
+    """`pieces` of a text to which a model wants `prefix` put: each piece has it, and is within the limit with it."""
+    room = max(1, limit - count(prefix)) if prefix else limit
+    return [prefix + piece for piece in pieces(text, room, count)]
+
+
 def _longest(text: str, start: int, goal: int, count: Callable[[str], int], guess: int) -> tuple[int, int]:
     """(characters from `start` that are just within `goal` tokens, their tokens), at least one character."""
     low, low_tokens = 0, 0

@@ -22,12 +22,19 @@ def _row_dtype(vector_type: str, dimensions: int, provenance_bytes: int) -> np.d
     number, _ = _vector_dtype(vector_type, dimensions)
     fields = [("fields", ">i2"), ("hash_size", ">i4"), ("hash", f"V{HASH_BYTES}"), ("vector_size", ">i4"),
               ("dimensions", ">i2"), ("unused", ">i2"), ("vector", number, (dimensions,)),
-              ("provenance_size", ">i4"), ("provenance", f"S{provenance_bytes}")]  # fmt: skip
+              ("provenance_size", ">i4"), ("provenance", f"S{provenance_bytes}"),
+              ("pieces_size", ">i4"), ("pieces", ">i2")]  # fmt: skip
     return np.dtype(fields)
 
 
-def embedding_rows(hashes: Sequence[bytes], vectors: NDArray[np.float32], provenance: str, vector_type: str) -> bytes:
-    """Rows (text_hash, embedding, provenance) of an embeddings table, without COPY's header and trailer.
+def embedding_rows(
+    hashes: Sequence[bytes],
+    vectors: NDArray[np.float32],
+    provenance: str,
+    vector_type: str,
+    pieces: Sequence[int] | int = 1,
+) -> bytes:
+    """Rows (text_hash, embedding, provenance, pieces) of an embeddings table, without COPY's header and trailer.
 
     `vectors` is (n, dimensions); `vector_type` is `halfvec` or `vector`. A coordinate beyond half
     precision's range (65,504) raises ValueError instead of becoming infinite.
@@ -38,7 +45,7 @@ def embedding_rows(hashes: Sequence[bytes], vectors: NDArray[np.float32], proven
     source = provenance.encode()
     _, size = _vector_dtype(vector_type, dimensions)
     rows = np.zeros(n, dtype=_row_dtype(vector_type, dimensions, len(source)))
-    rows["fields"] = 3
+    rows["fields"] = 4
     rows["hash_size"] = HASH_BYTES
     rows["hash"] = np.frombuffer(b"".join(hashes), dtype=f"V{HASH_BYTES}")
     rows["vector_size"] = size
@@ -46,6 +53,8 @@ def embedding_rows(hashes: Sequence[bytes], vectors: NDArray[np.float32], proven
     rows["vector"] = vectors
     rows["provenance_size"] = len(source)
     rows["provenance"] = source
+    rows["pieces_size"] = 2
+    rows["pieces"] = pieces
     if not np.isfinite(rows["vector"]).all():
         raise ValueError(f"a vector holds NaN, infinity or a value {vector_type} cannot hold")
     return rows.tobytes()

@@ -9,8 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from qbench_dagster.adapters.embedders import LexicalEmbedder
-from qbench_dagster.adapters.postgres import Database
+from qbench_dagster.adapters.embedding import Embedded, Embedding
+from qbench_dagster.adapters.postgres import Database, DatabaseError
 from qbench_dagster.adapters.publishing import (
     column_types,
     incomplete_cases,
@@ -18,7 +18,7 @@ from qbench_dagster.adapters.publishing import (
     publish_cases,
     publish_face,
 )
-from qbench_dagster.adapters.space import KINDS, Space, embed_missing, ensure_space
+from qbench_dagster.adapters.space import KINDS, Space, ensure_space
 from qbench_dagster.core.ranges import ranges_of
 from qbench_dagster_tests.support import (
     CASE_COLUMNS,
@@ -27,12 +27,14 @@ from qbench_dagster_tests.support import (
     Outcome,
     case,
     execute,
+    fill_space,
     rows,
     run_pipeline,
     write_export,
 )
 
 WHOLE = ranges_of(["from_0000000729"])["from_0000000729"]
+OTHER = Space("space_other_32", "lexical-v1", 32, "halfvec")
 TABLES = ("test_documents", "test_steps", "test_preconditions", "test_related_issues")
 
 CASES = [
@@ -157,7 +159,7 @@ def test_a_case_is_published_when_its_last_vector_is_there(clean_database: Datab
     for table in TABLES:
         assert rows(clean_database, f"SELECT count(*) FROM store.{table} WHERE test_case_id = 729") == [(0,)]
 
-    embed_missing(clean_database, SPACE, kind, WHOLE, LexicalEmbedder(64), lambda _: None)  # type: ignore[arg-type]
+    fill_space(clean_database, SPACE, [WHOLE])
     done = publish_cases(clean_database, SPACE, WHOLE)
     assert (done.published, done.written, done.incomplete) == (3, 1, 0)
     assert partition_counts(clean_database, [WHOLE])[WHOLE.key].balanced
@@ -167,11 +169,12 @@ def test_a_changed_case_stays_as_it_was_until_its_vectors_are_there(clean_databa
     run(clean_database, tmp_path)
     before = store(clean_database)
 
-    class Nothing:
-        embedded = 0
+    def nothing(*arguments: Any) -> None:
+        done: Embedding = arguments[-1]
+        done.partitions[WHOLE.key] = Embedded()
 
     with pytest.MonkeyPatch.context() as patch:  # publishing comes before embedding
-        patch.setattr("qbench_dagster_tests.support.embed_missing", lambda *_: Nothing())
+        patch.setattr("qbench_dagster_tests.support.embed_missing", nothing)
         done = run(clean_database, tmp_path, [{**CASES[0], "title": "Without a vector"}, *CASES[1:]]).published[
             WHOLE.key
         ]
@@ -263,31 +266,54 @@ def test_the_face_is_made_once(clean_database: Database, tmp_path: Path) -> None
     assert publish_face(clean_database, SPACE) is False
 
 
-def test_reads_move_to_another_space_and_back(clean_database: Database, tmp_path: Path) -> None:
-    run(clean_database, tmp_path)
-    other = Space("space_other_32", "lexical-v1", 32, "halfvec")
-    dims = "SELECT DISTINCT vector_dims(embedding) FROM qbench.test_documents"
-    ensure_space(clean_database, other)
-    for kind in KINDS:
-        embed_missing(clean_database, other, kind, WHOLE, LexicalEmbedder(32), lambda _: None)
-    for space, dimensions in ((other, 32), (SPACE, 64), (other, 32)):
-        assert publish_face(clean_database, space) is True
-        assert rows(clean_database, dims) == [(dimensions,)]
-        assert rows(clean_database, "SELECT name FROM store.spaces WHERE active") == [(space.name,)]
-        assert rows(clean_database, "SELECT count(*) FROM qbench.test_documents") == [(3,)]
+def test_publishing_never_moves_reads(clean_database: Database, tmp_path: Path) -> None:
+    outcome = run(clean_database, tmp_path)
+    fill_space(clean_database, OTHER, outcome.ranges.values())  # complete, and still only a candidate
+    execute(clean_database, "UPDATE store.spaces SET face_hash = 'of another version'")
+    for renewed in (True, False):
+        assert publish_face(clean_database, OTHER) is renewed
+        assert rows(clean_database, "SELECT DISTINCT vector_dims(embedding) FROM qbench.test_documents") == [(64,)]
+        assert rows(clean_database, "SELECT name FROM store.spaces WHERE active") == [(SPACE.name,)]
 
 
-def test_reads_move_to_another_type_of_vector(clean_database: Database, tmp_path: Path) -> None:
+def test_the_first_space_is_activated_by_itself(clean_database: Database, tmp_path: Path) -> None:
+    ensure_space(clean_database, SPACE)
+    ensure_space(clean_database, OTHER)
+    assert rows(clean_database, "SELECT name FROM store.spaces WHERE active") == []
+    assert publish_face(clean_database, OTHER) is True
+    assert rows(clean_database, "SELECT * FROM qbench.active_space") == [(OTHER.name, "lexical-v1", 32, "halfvec")]
+
+
+def test_a_case_is_published_when_the_active_space_has_its_vectors(clean_database: Database, tmp_path: Path) -> None:
+    """Whatever space the settings name: else the case would be missing from the views, which join the active one."""
+    outcome = run(clean_database, tmp_path)
+    shown = "SELECT title FROM qbench.test_documents WHERE test_case_id = 729"
+    changed = [{**CASES[0], "title": "Another title"}, *CASES[1:]]
+    done = run_pipeline(
+        clean_database, write_export(tmp_path / "export.db", changed), space=OTHER, index=EXACT, max_delete_share=1
+    ).published[WHOLE.key]
+    assert (done.written, done.incomplete, done.published) == (0, 1, 3)
+    assert rows(clean_database, shown) == [("Log in",)]
+    fill_space(clean_database, SPACE, outcome.ranges.values())
+    done = publish_cases(clean_database, OTHER, WHOLE)
+    assert (done.written, done.incomplete, done.published) == (1, 0, 3)
+    assert rows(clean_database, shown) == [("Another title",)]
+
+
+def test_what_the_views_show_is_not_kept_from_readers_by_one_who_does_not_let_go(
+    clean_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(clean_database, tmp_path)
-    exact = Space("space_exact_64", "lexical-v1", 64, "vector")
-    ensure_space(clean_database, exact)
-    for kind in KINDS:
-        embed_missing(clean_database, exact, kind, WHOLE, LexicalEmbedder(64), lambda _: None)
-    for space in (exact, SPACE, exact):
-        assert publish_face(clean_database, space) is True
-        assert rows(clean_database, "SELECT DISTINCT pg_typeof(embedding)::text FROM qbench.test_steps") == [
-            (space.vector_type,)
-        ]
+    monkeypatch.setattr("qbench_dagster.adapters.publishing.PATIENCE_S", 0.3)
+    execute(clean_database, "UPDATE store.spaces SET face_hash = 'of another version'")
+    counted = "SELECT count(*) FROM qbench.test_documents"
+    with psycopg.connect(clean_database.url, application_name="a dashboard") as idle:
+        idle.execute(counted)
+        with pytest.raises(DatabaseError, match=r"Held by: pid \d+ \(\w+, a dashboard, idle in transaction"):
+            publish_face(clean_database, SPACE)
+        assert rows(clean_database, "SELECT face_hash FROM store.spaces") == [(b"of another version",)]
+        assert rows(clean_database, counted) == [(3,)]
+    assert publish_face(clean_database, SPACE) is True
 
 
 def test_lost_rights_of_the_reader_are_given_back(clean_database: Database, tmp_path: Path) -> None:
@@ -297,23 +323,6 @@ def test_lost_rights_of_the_reader_are_given_back(clean_database: Database, tmp_
     assert rows(clean_database, may) == [(False,)]
     assert publish_face(clean_database, SPACE) is True
     assert rows(clean_database, may) == [(True,)]
-
-
-def test_reads_do_not_move_to_a_space_that_lacks_vectors_of_published_cases(
-    clean_database: Database, tmp_path: Path
-) -> None:
-    run(clean_database, tmp_path)
-    other = Space("space_other_32", "lexical-v1", 32, "halfvec")
-    ensure_space(clean_database, other)
-    low, high = ranges_of(["from_0000000729", "from_0000000800"]).values()
-    # A backfill onto a new space, partition by partition: after the first, the rest is not embedded yet.
-    for each, moved in ((low, False), (high, True)):
-        for kind in KINDS:
-            embed_missing(clean_database, other, kind, each, LexicalEmbedder(32), lambda _: None)
-        publish_cases(clean_database, other, each)
-        assert publish_face(clean_database, other) is moved
-        assert rows(clean_database, "SELECT count(*) FROM qbench.test_documents") == [(3,)]
-        assert rows(clean_database, "SELECT count(*) FROM qbench.test_steps") == [(3,)]
 
 
 # The reader
@@ -329,7 +338,7 @@ def reader(clean_database: Database, tmp_path: Path) -> Any:
 
 
 def test_the_reader_reads_the_views_and_searches(reader: psycopg.Connection) -> None:
-    for view in TABLES:
+    for view in (*TABLES, "active_space"):
         assert reader.execute(f"SELECT count(*) FROM qbench.{view}").fetchone() != (0,)  # type: ignore[call-overload]
     for function in ("search_documents", "search_steps"):
         query = f"""SELECT r.test_case_id FROM qbench.test_documents d, qbench.{function}(d.embedding) r
@@ -355,6 +364,8 @@ def test_the_reader_sees_no_other_room(reader: psycopg.Connection) -> None:
 WRITES = [
     *(f"DELETE FROM qbench.{view}" for view in TABLES),
     *(f"UPDATE qbench.{view} SET test_case_id = 1" for view in TABLES),
+    "UPDATE qbench.active_space SET model = 'mine'",
+    "SELECT * FROM store.cutovers",
     "INSERT INTO qbench.test_preconditions (test_case_id, order_index, condition) VALUES (729, 9, 'x')",
     "CREATE TABLE qbench.mine (id int)",
     "CREATE TABLE public.mine (id int)",

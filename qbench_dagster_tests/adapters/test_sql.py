@@ -32,7 +32,7 @@ SCRIPTS = [
 WORLD: dict[str, str | int] = {
     "space": SPACE.name, "vector_type": "halfvec", "vector_schema": "public", "table": "doc_embeddings",
     "view": "doc_vectors", "index": "planted_index", "new_name": "planted_name", "name": "planted",
-    "dimensions": 64, "m": 16, "ef_construction": 64,
+    "dimensions": 64, "m": 16, "ef_construction": 64, "limit": 10,
 }  # fmt: skip
 """Names that exist in a database with an embedding space."""
 

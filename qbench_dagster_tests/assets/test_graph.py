@@ -30,6 +30,8 @@ PARTITIONED = ("sqlite_cases", "normalized_testdocs", "doc_embeddings", "step_em
 TARGET = 80
 SPACE = "space_lexical_64"
 
+PLAUSIBLE = {f"{kind}_embeddings:vectors_are_plausible": True for kind in ("doc", "step")}
+
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -431,6 +433,7 @@ def test_a_published_row_lost_fails_the_accounting_and_is_put_back(graph: Graph)
         "pg_tables:every_case_is_accounted_for": False,
         "pg_tables:every_row_is_complete": True,
         "pg_tables:reader_has_least_privilege": True,
+        **PLAUSIBLE,
     }
     wrong = next(each for each in seen.get_asset_check_evaluations() if not each.passed)
     assert [offender["case_id"] for offender in wrong.metadata["offenders"].value] == [150]
@@ -595,3 +598,21 @@ def test_an_index_a_killed_run_left_behind_is_replaced(graph: Graph, monkeypatch
         "SELECT indexname FROM pg_indexes WHERE schemaname = %s AND indexdef LIKE '%%hnsw%%' ORDER BY 1",
         SPACE,
     ) == [("doc_embeddings_binary",), ("step_embeddings_binary",)]
+
+
+def test_vectors_that_no_text_can_have_are_told(graph: Graph) -> None:
+    write_export(graph.export, some_cases(40))
+    graph.plan()
+    assert graph.load().success
+    assert graph.run("check_tables").success
+    assert checks(graph.runs[-1])["step_embeddings:vectors_are_plausible"]
+    assert checks(graph.runs[-1])["doc_embeddings:vectors_are_plausible"]
+    ones = "[" + ",".join(["0.125"] * 64) + "]"
+    first = f"(SELECT text_hash FROM {SPACE}.step_embeddings ORDER BY 1 LIMIT 1)"
+    execute(graph.database, f"UPDATE {SPACE}.step_embeddings SET embedding = %s WHERE text_hash = {first}", ones)
+    graph.run("check_tables")
+    assert not checks(graph.runs[-1])["step_embeddings:vectors_are_plausible"]
+    assert checks(graph.runs[-1])["doc_embeddings:vectors_are_plausible"]
+    (told,) = [each for each in graph.runs[-1].get_asset_check_evaluations() if not each.passed]
+    assert told.severity == dg.AssetCheckSeverity.ERROR
+    assert "1 disagrees" in str(told.description), "constant, and embedding the text again tells what it should be"

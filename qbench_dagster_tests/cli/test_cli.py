@@ -22,7 +22,9 @@ import pytest
 from qbench_dagster.adapters.embedded import stop_server
 from qbench_dagster_tests.support import case, write_export
 
-COMMANDS = ("run", "status", "search", "parity", "sample", "ui", "url", "stop")
+COMMANDS = (
+    "run", "plan", "status", "search", "parity", "sample", "ui", "url", "stop", "spaces", "cutover", "purge", "batches",
+)  # fmt: skip
 STAGES = [
     "sqlite_cases", "normalized_testdocs", "doc_embeddings", "step_embeddings", "pg_tables", "hnsw_index",
     "parity_report",
@@ -56,8 +58,9 @@ class Terminal:
 
     def __call__(self, *arguments: str, code: int = 0, **settings: str) -> Done:
         """Run `qbench` and check how it ended."""
+        ours = ("QBENCH_", "DAGSTER_", "OPENAI_")
         environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("QBENCH_", "DAGSTER_"))},
+            **{name: value for name, value in os.environ.items() if not name.startswith(ours)},
             "QBENCH_HOME": str(self.home), "COLUMNS": "200", **self.settings, **settings,
         }  # fmt: skip
         environment.pop("DATABASE_URL", None) if "DATABASE_URL" not in {**self.settings, **settings} else None

@@ -44,7 +44,8 @@ def connection(fresh_url: str) -> Iterator[psycopg.Connection]:
 def make_table(connection: psycopg.Connection, vector_type: str, dimensions: int) -> None:
     connection.execute("DROP TABLE IF EXISTS t")
     connection.execute(  # type: ignore[call-overload]
-        f"CREATE TABLE t (text_hash bytea PRIMARY KEY, embedding {vector_type}({dimensions}), provenance text)"
+        f"CREATE TABLE t (text_hash bytea PRIMARY KEY, embedding {vector_type}({dimensions}), provenance text, "
+        "pieces smallint)"
     )
 
 
@@ -69,10 +70,12 @@ def test_postgresql_takes_the_rows_and_gives_them_back(
 ) -> None:
     hashes, vectors = hashes_of(7), vectors_of(7, dimensions)
     make_table(connection, vector_type, dimensions)
-    copy_in(connection, HEADER + embedding_rows(hashes, vectors, "öpenai_batch", vector_type) + TRAILER)
-    stored = connection.execute("SELECT text_hash, embedding::real[], provenance FROM t").fetchall()
-    by_hash = {bytes(text_hash): np.asarray(vector, np.float32) for text_hash, vector, _ in stored}
-    assert {provenance for _, _, provenance in stored} == {"öpenai_batch"}
+    pieces = [1, 2, 3, 1, 32_767, 1, 1]
+    copy_in(connection, HEADER + embedding_rows(hashes, vectors, "öpenai_batch", vector_type, pieces) + TRAILER)
+    stored = connection.execute("SELECT text_hash, embedding::real[], provenance, pieces FROM t").fetchall()
+    by_hash = {bytes(text_hash): np.asarray(vector, np.float32) for text_hash, vector, *_ in stored}
+    assert {provenance for _, _, provenance, _ in stored} == {"öpenai_batch"}
+    assert {bytes(text_hash): count for text_hash, _, _, count in stored} == dict(zip(hashes, pieces, strict=True))
     assert by_hash.keys() == set(hashes)
     found = np.stack([by_hash[text_hash] for text_hash in hashes])
     expected = vectors if vector_type == "vector" else vectors.astype(np.float16).astype(np.float32)
@@ -93,9 +96,9 @@ def test_postgresql_takes_the_rows_and_gives_them_back(
 )
 def test_what_is_read_is_what_was_written(vectors: NDArray[np.float32], vector_type: str) -> None:
     n, dimensions = vectors.shape
-    # Values of half precision survive both types. A row that is read has no provenance, so cut it off each row.
+    # Values of half precision survive both types. A row that is read has no provenance and pieces: cut them off.
     rows = embedding_rows(hashes_of(n), vectors, "lexical", vector_type)
-    size, tail = read_row_bytes(vector_type, dimensions), 4 + len("lexical")
+    size, tail = read_row_bytes(vector_type, dimensions), 4 + len("lexical") + 4 + 2
     data = b"".join(rows[start : start + size] for start in range(0, len(rows), size + tail))
     assert read_vectors(data, vector_type, dimensions).tobytes() == vectors.tobytes()
     assert read_hashes(data, vector_type, dimensions) == hashes_of(n)

@@ -1,0 +1,60 @@
+"""What embedding by batches needs of a service, whoever it is. OpenAI's is `openai_batches.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import IO, Protocol
+from uuid import UUID
+
+from qbench_dagster.adapters.embedders import EmbeddingError
+from qbench_dagster.core.batches import RemoteBatch
+from qbench_dagster.core.requests import Limits
+
+
+class RefusedError(EmbeddingError):
+    """The service said no: what was asked for was not done, and asking again would bring the same."""
+
+
+class UnknownBatchError(RefusedError):
+    """The service knows no such batch or file."""
+
+
+class BatchService(Protocol):
+    """The batches of one account for one model. Every method raises EmbeddingError when it is given up."""
+
+    model: str
+    dimensions: int
+    provenance: str
+    """What a vector's row records as its origin."""
+    asked_dimensions: int | None
+    """What requests carry as `dimensions`; None: nothing."""
+    limits: Limits
+    """What a line holds."""
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, as the service would bill them or as an estimate."""
+        ...
+
+    def upload(self, name: str, content: IO[bytes]) -> str:
+        """Upload a batch's input, read from its beginning; returns the file's id."""
+        ...
+
+    def create(self, file_id: str, mark: UUID, since: float) -> RemoteBatch:
+        """Make a batch of an uploaded file, marked as ours; never a second one of the same mark."""
+        ...
+
+    def find(self, mark: UUID, since: float) -> RemoteBatch | None:
+        """The batch of this mark, made after `since` (seconds of the epoch); None if there is none."""
+        ...
+
+    def poll(self, batch_id: str) -> RemoteBatch:
+        """How a batch stands. Raises UnknownBatchError if the service does not know it."""
+        ...
+
+    def delete_file(self, file_id: str) -> None:
+        """Delete a file; one that is gone already is fine."""
+        ...
+
+    def lines(self, file_id: str) -> Generator[bytes, None, None]:
+        """The lines of a file, streamed. Raises UnknownBatchError if it is gone."""
+        ...

@@ -1,0 +1,230 @@
+"""Examines the stored vectors of a space: the table is read once, then suspects are embedded again where that is free.
+
+Which vectors are suspicious is `core/suspicion.py`, what that means `core/verdict.py`; repairing them is not done here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qbench_dagster.adapters.embedders import Embedder, EmbeddingError
+from qbench_dagster.adapters.indexing import scan_vectors, table_of
+from qbench_dagster.adapters.ledger import Account, check_account, reserve, settle
+from qbench_dagster.adapters.postgres import Connection, Database
+from qbench_dagster.adapters.space import Kind, Space, check_vectors, writing
+from qbench_dagster.adapters.sql import statement
+from qbench_dagster.core.packing import Sized, average, pack, prefixed_pieces
+from qbench_dagster.core.pgcopy import HEADER, TRAILER, read_hashes, read_vectors
+from qbench_dagster.core.requests import Answer
+from qbench_dagster.core.suspicion import REFERENCES, Suspects, cosines
+from qbench_dagster.core.texts import doc_text, step_text, text_hash
+from qbench_dagster.core.verdict import Evidence, Examined, Fresh, Suspect, judge
+
+CONFIRMED = 5000
+"""Suspects embedded again where that is free: a minute of a local model, two seconds of the lexical one."""
+BATCH = 256
+"""Texts embedded, and stored vectors fetched, at once."""
+EXCERPT = 80
+
+
+def examine(
+    database: Database,
+    space: Space,
+    kind: Kind,
+    embedder: Embedder | None,
+    *,
+    fresh_sample: int,
+    progress: Callable[[int], None],
+    account: Account | None = None,
+) -> Examined:
+    """Examine every vector of one table; `progress` is told how many rows were read.
+
+    Without an `embedder` nothing is embedded. A free one embeds suspects again and so clears or convicts them; a
+    paid one only does within a `fresh_sample`, half of which they may take. The rest of the sample is drawn from
+    all stored texts that a case has, the same ones for the same rows. A paid embedder's requests are entered for
+    `account` and keep its budget; ValueError without one. Where the service fails, `fresh_failed` tells why: what
+    was found stands.
+    """
+    if embedder is not None and embedder.paid and fresh_sample and account is None:
+        raise ValueError("a paid sample needs the account it is entered for")
+    with database.connection(f"examine {kind}s", long=True) as connection:
+        found = _scan(connection, space, kind, progress)
+        suspected = found.suspected()
+        paid = embedder is None or embedder.paid
+        fresh_sample = 0 if embedder is None else fresh_sample
+        again = suspected[: fresh_sample // 2 if paid else CONFIRMED]
+        limit = fresh_sample - len(again) if paid else fresh_sample
+        query = statement("examine.sql", f"fresh_{kind}s", space=space.name)
+        drawn = [bytes(row[0]) for row in connection.execute(query, {"limit": limit}, binary=True)] if limit else []
+        told = _Told()
+        if embedder is not None and (wanted := list(dict.fromkeys([*again, *drawn]))):
+            asking = _Asking(connection, space, kind, embedder, account)
+            # Whoever enters requests into the ledger holds the space's lock, or another takes them for a dead run's.
+            with writing(database, space) if asking.entered else nullcontext():
+                _embed_again(asking, wanted, told)
+        return _examined(connection, space, kind, found, told, drawn if fresh_sample else None)
+
+
+@dataclass(slots=True)
+class _Told:
+    """What embedding again told: cosines of stored vectors with fresh ones, and what the cases say."""
+
+    cosines: dict[bytes, float] = field(default_factory=dict)
+    texts: dict[bytes, tuple[int, str]] = field(default_factory=dict)
+    tokens: int = 0
+    failed: str | None = None
+
+
+class _Asking:
+    """One embedder asked on behalf of one table, and each request entered into the ledger if it costs money."""
+
+    def __init__(
+        self, connection: Connection, space: Space, kind: Kind, embedder: Embedder, account: Account | None
+    ) -> None:
+        self.connection = connection
+        self.space = space
+        self.kind: Kind = kind
+        self.entered = account if embedder.paid else None
+        self._embedder = embedder
+        self.tokens = 0
+
+    def vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Fresh unit vectors of a few texts, of long ones from pieces as they were stored. Raises EmbeddingError."""
+        count = self._embedder.count_tokens
+        limits, ceiling = self._embedder.limits, self._embedder.token_ceiling
+        if ceiling is not None:
+            limits = replace(limits, tokens_per_request=min(ceiling, limits.tokens_per_request))
+        items: list[Sized[tuple[int, str]]] = []
+        prefix, limit = self.space.text_prefix, limits.tokens_per_input
+        whole = [prefix + text for text in texts]
+        for index, (text, sent, tokens) in enumerate(zip(texts, whole, count(whole), strict=True)):
+            parts, sizes = [sent], [tokens]
+            if tokens > limit:
+                parts = prefixed_pieces(text, prefix, limit, lambda part: count([part])[0])
+                sizes = count(parts)
+            items += [Sized((index, part), size) for part, size in zip(parts, sizes, strict=True)]
+        vectors = np.concatenate([self._request(request) for request in pack(items, limits)])
+        owners = np.asarray([item.value[0] for item in items])
+        weights = np.asarray([max(1, item.tokens) for item in items])
+        rows = [np.flatnonzero(owners == index) for index in range(len(texts))]
+        return np.stack([average(vectors[own], weights[own].tolist()) for own in rows])
+
+    def _request(self, request: Sequence[Sized[tuple[int, str]]]) -> NDArray[np.float32]:
+        contents = [item.value[1] for item in request]
+        answer = self._paid(contents, sum(item.tokens for item in request), self.entered)
+        self.tokens += answer.tokens
+        check_vectors(answer.vectors, len(contents), self.space.dimensions)
+        return answer.vectors
+
+    def _paid(self, contents: Sequence[str], tokens: int, account: Account | None) -> Answer:
+        if account is None:
+            return self._embedder.request(contents)
+        to = self.connection
+        entry = reserve(to, self.space.name, self.kind, self._embedder.model, account, texts=len(contents),
+                        tokens=tokens)  # fmt: skip
+        try:
+            answer = self._embedder.request(contents)
+        except EmbeddingError as error:
+            settle(to, entry, account, state="failed", tokens=0, tokens_at_risk=error.tokens_at_risk)
+            raise
+        settle(to, entry, account, state="answered", tokens=answer.tokens, tokens_at_risk=answer.tokens_at_risk)
+        return answer
+
+
+def _scan(connection: Connection, space: Space, kind: Kind, progress: Callable[[int], None]) -> Suspects:
+    query = statement("examine.sql", "copy_references", space=space.name, table=table_of(kind), limit=REFERENCES)
+    with connection.cursor() as cursor, cursor.copy(query) as copy:
+        data = b"".join(bytes(chunk) for chunk in copy)[len(HEADER) : -len(TRAILER)]
+    shape = (space.vector_type, space.dimensions)
+    found = Suspects(read_hashes(data, *shape), read_vectors(data, *shape))
+    for hashes, vectors in scan_vectors(connection, space, table_of(kind)):
+        found.add(hashes, vectors)
+        progress(len(hashes))
+    return found
+
+
+def _embed_again(asking: _Asking, hashes: Sequence[bytes], told: _Told) -> None:
+    """Embed the texts of `hashes`, those that a case has, and compare. What was compared before a failure counts."""
+    query = statement("index.sql", "sample_vectors", space=asking.space.name, table=table_of(asking.kind))
+    try:
+        if asking.entered is not None:
+            check_account(asking.entered, asking.space.model)
+        for start in range(0, len(hashes), BATCH):
+            batch = hashes[start : start + BATCH]
+            _read_texts(asking.connection, asking.kind, batch, told.texts)
+            values = {"hashes": [key for key in batch if key in told.texts]}
+            stored = {bytes(key): vector for key, vector in asking.connection.execute(query, values, binary=True)}
+            if stored:
+                fresh = asking.vectors([told.texts[key][1] for key in stored])
+                found = cosines(np.asarray(list(stored.values()), dtype=np.float32), fresh)
+                told.cosines.update(zip(stored, found.tolist(), strict=True))
+    except EmbeddingError as error:
+        told.failed = str(error)
+    finally:
+        told.tokens = asking.tokens
+
+
+def _read_texts(
+    connection: Connection, kind: Kind, hashes: Sequence[bytes], texts: dict[bytes, tuple[int, str]]
+) -> None:
+    """Add case id and text of those of `hashes` that a case has now."""
+    if missing := [key for key in hashes if key not in texts]:
+        query = statement("examine.sql", f"texts_{kind}s")
+        for key, case_id, first, second in connection.execute(query, {"hashes": missing}, binary=True):
+            text = doc_text(first, second) if kind == "doc" else step_text(first, second)
+            if text_hash(text) == bytes(key):  # another one was staged by a version with another text form
+                texts[bytes(key)] = (case_id, text)
+
+
+def _examined(
+    connection: Connection, space: Space, kind: Kind, found: Suspects, told: _Told, drawn: Sequence[bytes] | None
+) -> Examined:
+    verdict = judge(found, told.cosines, told.texts)
+    shown = [key for evidence in verdict.listed.values() for one in evidence for key in one.hashes]
+    _read_texts(connection, kind, shown, told.texts)
+    query = statement("examine.sql", "provenances", space=space.name, table=table_of(kind))
+    values = {"hashes": [one.hashes[0] for evidence in verdict.listed.values() for one in evidence]}
+    origins = {bytes(key): origin for key, origin in connection.execute(query, values, binary=True)}
+    return Examined(
+        kind=kind,
+        rows=found.rows,
+        counts=verdict.counts,
+        suspects={
+            name: [_suspect(one, origins.get(one.hashes[0]), told) for one in evidence]
+            for name, evidence in verdict.listed.items()
+        },
+        cannot_tell=found.cannot_tell,
+        references=found.references,
+        typical=found.typical,
+        chance=found.chance if found.references else None,
+        cleared=verdict.cleared,
+        unconfirmed=verdict.unconfirmed,
+        tokens=told.tokens,
+        fresh=None if drawn is None else _fresh([told.cosines[key] for key in drawn if key in told.cosines]),
+        fresh_failed=told.failed,
+    )
+
+
+def _suspect(evidence: Evidence, provenance: str | None, told: _Told) -> Suspect:
+    first, *others = evidence.hashes
+    case_id, text = told.texts.get(first, (None, None))
+    detail = evidence.detail
+    for other in others:
+        other_id, other_text = told.texts.get(other, (None, None))
+        detail += f"; {other.hex()[:12]} {_excerpt(other_text)!r} (case {other_id})" if other_text is not None else ""
+    return Suspect(first.hex(), detail, provenance, None if text is None else _excerpt(text), case_id)
+
+
+def _excerpt(text: str | None) -> str:
+    return " ".join((text or "").split())[:EXCERPT]
+
+
+def _fresh(found: Sequence[float]) -> Fresh:
+    if not found:
+        return Fresh(0, None, None)
+    return Fresh(len(found), round(min(found), 4), round(float(np.median(found)), 4))

@@ -1,0 +1,276 @@
+"""Embedding by batches as Dagster sees it: runs that wait without failing, and the sensor that goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from qbench_dagster.adapters.postgres import Database
+from qbench_dagster.adapters.space import Space, writing
+from qbench_dagster.adapters.testrail_export import TestRailExport
+from qbench_dagster.automation import embedding_batches, index_after_batches
+from qbench_dagster.definitions import defs
+from qbench_dagster.partitions import register_ranges
+from qbench_dagster_tests.openai_server import BatchOutcome, OpenAIServer
+from qbench_dagster_tests.openai_server.server import KEY
+from qbench_dagster_tests.support import case, execute, rows, write_export
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+SPACE = Space("space_te3large_64", "text-embedding-3-large", 64, "halfvec", "openai")
+START, END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+CASES, A_RANGE = 40, 10
+TEXTS = {"doc": 40, "step": 8}
+
+
+@dataclass
+class World:
+    """The project on an instance of its own, a server, and an export of four ranges."""
+
+    instance: dg.DagsterInstance
+    database: Database
+    server: OpenAIServer
+    keys: list[str]
+
+    def load(self, tags: dict[str, str] | None = None) -> dg.ExecuteInProcessResult:
+        """`load_cases` over all ranges, or as a run was requested."""
+        return defs.resolve_job_def("load_cases").execute_in_process(
+            instance=self.instance,
+            tags=tags or {START: self.keys[0], END: self.keys[-1]},
+            run_config=QUIET,
+            raise_on_error=False,
+        )
+
+    def tick(self) -> dg.RunRequest | str:
+        """What the sensor does now: a request, or the reason why not."""
+        found: Any = embedding_batches(dg.build_sensor_context(instance=self.instance))
+        return str(found.skip_message) if isinstance(found, dg.SkipReason) else found
+
+    def requested(self) -> dg.RunRequest:
+        """The run that the sensor asks for."""
+        found = self.tick()
+        assert isinstance(found, dg.RunRequest), found
+        return found
+
+    def published(self) -> int:
+        """Cases that are published."""
+        return int(rows(self.database, "SELECT count(*) FROM store.test_documents")[0][0])
+
+
+@pytest.fixture
+def world(fresh_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    cases = [
+        case(n, f"Title {n}", steps_separated=[{"content": f"Do {n % 8}", "expected": ""}]) for n in range(1, CASES + 1)
+    ]
+    export = write_export(tmp_path / "export.db", cases)
+    with OpenAIServer(batch_polls=0) as server:
+        for variable, value in {
+            "DATABASE_URL": fresh_url,
+            "QBENCH_EXPORT": str(export),
+            "QBENCH_HOME": str(tmp_path / "home"),
+            "QBENCH_EMBEDDER": "openai",
+            "QBENCH_DIMENSIONS": "64",
+            "QBENCH_INDEX": "none",
+            "QBENCH_OPENAI_MODE": "batch",
+            "OPENAI_API_KEY": KEY,
+            "OPENAI_BASE_URL": server.base_url,
+        }.items():
+            monkeypatch.setenv(variable, value)
+        with Database(fresh_url) as database, dg.DagsterInstance.ephemeral() as instance:
+            with TestRailExport(export) as source:
+                keys = register_ranges(instance, source, A_RANGE)
+            yield World(instance, database, server, keys)
+
+
+def materialized(result: dg.ExecuteInProcessResult) -> set[str]:
+    return {event.materialization.asset_key.to_user_string() for event in result.get_asset_materialization_events()}
+
+
+def test_a_run_waits_without_failing_and_a_later_one_publishes(world: World) -> None:
+    first = world.load()
+    assert first.success
+    assert materialized(first) == {"sqlite_cases", "normalized_testdocs"}
+    checks = {
+        each.asset_check_key.to_user_string(): each
+        for each in first.get_asset_check_evaluations()
+        if each.check_name == "every_text_has_a_vector"
+    }
+    assert set(checks) == {"doc_embeddings:every_text_has_a_vector", "step_embeddings:every_text_has_a_vector"}
+    for kind, count in TEXTS.items():
+        found = checks[f"{kind}_embeddings:every_text_has_a_vector"]
+        assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
+        assert found.description is not None
+        assert f"{count} texts of " in found.description
+        assert "wait in 1 batch at the service" in found.description
+        assert {name: found.metadata[name].value for name in ("waiting", "unsent", "batches")} == {
+            "waiting": count, "unsent": 0, "batches": 1,
+        }  # fmt: skip
+    assert first.filter_events(lambda event: event.is_step_skipped)
+    assert world.published() == 0
+
+    world.server.advance_batches(4)
+    last = world.load()
+    assert last.success
+    assert materialized(last) >= {"doc_embeddings", "step_embeddings", "pg_tables"}
+    assert all(each.passed for each in last.get_asset_check_evaluations())
+    assert world.published() == CASES
+    assert set(world.server.billed_by_batch.values()) == {1}
+    assert not world.server.billed
+    assert world.server.billed_by_batch.total() == sum(TEXTS.values())
+
+    sent = len(world.server.ledger.seen)
+    again = world.load()
+    assert again.success
+    assert len(world.server.ledger.seen) == sent, "nothing to do, nothing asked"
+
+
+def test_requests_mode_waits_for_what_is_out_and_asks_for_the_rest(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.load({START: world.keys[0], END: world.keys[0]})
+    monkeypatch.setenv("QBENCH_OPENAI_MODE", "requests")
+    first = world.load()
+    assert first.success
+    assert materialized(first) == {"sqlite_cases", "normalized_testdocs"}
+    world.server.advance_batches(4)
+    assert world.load().success
+    assert world.published() == CASES
+    by_batch, by_request = world.server.billed_by_batch, world.server.billed
+    assert by_batch.total() == A_RANGE + TEXTS["step"]
+    assert by_request.total() == CASES - A_RANGE
+    assert not set(by_batch) & set(by_request)
+
+
+def test_what_the_service_refuses_fails_the_run_and_says_why(world: World) -> None:
+    world.server.batch_next("failed")
+    world.load()
+    world.server.advance_batches(4)
+    result = world.load()
+    assert not result.success
+    [failed] = result.filter_events(lambda event: event.is_step_failure)
+    assert failed.step_key == "doc_embeddings"
+    error: Any = failed.step_failure_data.error
+    assert "was refused by the service: line 1: invalid_json_line" in error.to_string()
+    assert KEY not in error.to_string()
+
+
+@pytest.mark.parametrize("variable", ["QBENCH_OPENAI_MODE", "OPENAI_API_KEY"])
+def test_the_sensor_touches_nothing_unless_batches_are_wanted(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
+) -> None:
+    monkeypatch.delenv(variable)
+    monkeypatch.delenv("DATABASE_URL")  # it would start the embedded server
+    monkeypatch.setenv("QBENCH_HOME", str(tmp_path / "untouched"))
+    assert world.tick() == "QBENCH_OPENAI_MODE is not batch, or OPENAI_API_KEY is not set"
+    assert not (tmp_path / "untouched").exists()
+    assert not world.server.ledger.seen
+
+
+def test_the_sensor_asks_for_one_run_when_a_batch_has_ended(world: World) -> None:
+    assert world.tick() == "no batch is out"
+    world.load()
+    assert world.tick() == "2 batches are out, none is to be taken in now"
+    assert rows(world.database, "SELECT DISTINCT status FROM store.batches") == [("validating",)]
+    world.server.advance_batches(4)
+    asked = world.requested()
+    assert (asked.tags[START], asked.tags[END]) == (world.keys[0], world.keys[-1])
+    assert world.requested().run_key == asked.run_key, "the same work is asked for once"
+    with writing(world.database, SPACE):
+        assert world.tick() == "2 batches are out, none is to be taken in now"
+    assert world.load(dict(asked.tags)).success
+    assert world.published() == CASES
+    assert world.tick() == "no batch is out"
+
+
+def test_the_run_is_over_the_ranges_that_wait(world: World) -> None:
+    assert world.load({START: world.keys[1], END: world.keys[2]}).success
+    world.server.advance_batches(4)
+    asked = world.requested()
+    assert (asked.tags[START], asked.tags[END]) == (world.keys[1], world.keys[2])
+
+
+def test_a_run_that_failed_is_asked_for_again_when_another_batch_ends(world: World) -> None:
+    world.load({START: world.keys[0], END: world.keys[0]})
+    docs, steps = list(world.server.batches._batches.values())
+    for _ in range(4):
+        world.server.batches._advance(docs)
+    asked = world.requested()
+    world.server.fail_when(lambda *_: True, "bad-key", path="/v1/files", method="GET")
+    assert not world.load(dict(asked.tags)).success
+    assert world.requested().run_key == asked.run_key, "which Dagster does not run twice"
+    for _ in range(4):
+        world.server.batches._advance(steps)
+    again = world.requested()
+    assert again.run_key != asked.run_key
+    world.server.faults.clear()
+    assert world.load(dict(again.tags)).success
+    assert world.published() == A_RANGE
+
+
+def test_a_batch_that_was_never_sent_is_seen_to_after_a_while(world: World) -> None:
+    world.load()
+    execute(world.database, "UPDATE store.batches SET state = 'preparing', remote_id = NULL WHERE kind = 'doc'")
+    assert world.tick() == "2 batches are out, none is to be taken in now"
+    execute(world.database, "UPDATE store.batches SET created_at = now() - interval '16 minutes' WHERE kind = 'doc'")
+    asked = world.requested()
+    assert world.load(dict(asked.tags)).success
+    assert len(world.server.batches._batches) == 2, "it was found at the service"
+    assert world.tick() == "2 batches are out, none is to be taken in now"
+
+
+def test_a_full_queue_is_not_asked_every_minute(world: World) -> None:
+    world.server.batch_next(BatchOutcome("failed", code="token_limit_exceeded", message="Too many.", line=None))
+    world.load()
+    world.server.advance_batches(1)
+    assert world.tick() == "2 batches are out, none is to be taken in now"
+    execute(world.database, "UPDATE store.batches SET created_at = now() - interval '16 minutes'")
+    assert world.requested()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("OPENAI_BASE_URL", "http://127.0.0.1:9/v1", "Cannot reach"),
+        ("DATABASE_URL", "postgresql://nobody@127.0.0.1:9/none", "Cannot connect"),
+    ],
+)
+def test_what_cannot_be_reached_is_a_reason_to_wait(
+    world: World, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, told: str
+) -> None:
+    world.load()
+    monkeypatch.setenv(variable, value)
+    assert told in str(world.tick())
+
+
+def test_the_sensor_looks_once_a_minute() -> None:
+    assert embedding_batches.minimum_interval_seconds == 60
+
+
+def after(world: World, result: dg.ExecuteInProcessResult) -> dg.RunRequest | str:
+    """What the sensor that watches loads makes of one that has ended."""
+    (ended,) = [event for event in result.all_events if event.event_type == dg.DagsterEventType.RUN_SUCCESS]
+    context = dg.build_run_status_sensor_context(
+        sensor_name="index_after_batches", dagster_event=ended, dagster_instance=world.instance,
+        dagster_run=result.dagster_run,
+    )  # fmt: skip
+    found: Any = index_after_batches(context)
+    return str(found.skip_message) if isinstance(found, dg.SkipReason) else found
+
+
+def test_the_index_is_seen_to_when_batches_brought_everything(world: World) -> None:
+    assert "somebody else" in str(after(world, world.load()))
+    world.server.advance_batches(3)
+    result = world.load(dict(world.requested().tags))
+    asked = after(world, result)
+    assert isinstance(asked, dg.RunRequest), asked
+    assert asked.run_key == result.run_id
+
+
+def test_the_index_waits_while_texts_wait(world: World) -> None:
+    result = world.load({START: world.keys[0], END: world.keys[-1], "qbench/requested_by": "embedding_batches"})
+    assert result.success
+    assert after(world, result) == "texts still wait in batches"
