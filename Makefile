@@ -16,11 +16,11 @@ export QBENCH_EXPORT ?= $(QBENCH_HOME)/demo.db
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test lint format bench crash lock wheel stop clean
+.PHONY: help install demo ui test lint format bench bench-embed crash lock wheel stop clean
 
 help: ## Show this list
 	@printf 'qbench_dagster: TestRail cases and their embeddings into PostgreSQL with pgvector\n\n'
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\n  EXPORT=path takes your own export (demo, ui); DATABASE_URL takes your own PostgreSQL.\n'
 
 install: $(VENV)/.installed
@@ -57,6 +57,9 @@ format: install ## Format the code
 
 bench: install ## Load 104,121 sample cases and measure (a few minutes, 3 GB of disk)
 	$(BIN)/python -m benchmarks.load
+
+bench-embed: install ## Measure the embedding stage beside the plain OpenAI client, against a local server
+	$(BIN)/python -m benchmarks.embed
 
 crash: install ## Kill a run with SIGKILL at twenty random moments and compare with a clean run
 	@mkdir -p "$(QBENCH_HOME)"
