@@ -1,6 +1,8 @@
 """Jobs: what is started together; and the sensor that starts one when a batch of embeddings has ended."""
 
 import hashlib
+import time
+from collections.abc import Sequence
 
 import dagster as dg
 
@@ -16,7 +18,8 @@ from qbench_dagster.assets.pg_tables import pg_tables
 from qbench_dagster.assets.reused_vectors import reused_vectors
 from qbench_dagster.assets.sqlite_cases import sqlite_cases
 from qbench_dagster.checks import TABLE_CHECKS
-from qbench_dagster.partitions import register_ranges, registered_ranges
+from qbench_dagster.core.batches import pause_s
+from qbench_dagster.partitions import range_tags, register_ranges, registered_ranges
 from qbench_dagster.resources import EmbedderResource, ExportResource, PostgresResource
 from qbench_dagster.settings import load_settings
 
@@ -54,10 +57,20 @@ check_tables = dg.define_asset_job(
     description="The whole-table checks alone: quick, and nothing is written.",
 )
 
-RANGE_START = "dagster/asset_partition_range_start"
-RANGE_END = "dagster/asset_partition_range_end"
 REQUESTED_BY = "qbench/requested_by"
+ENDED_BATCHES = "qbench/ended_batches"
+"""Names, by a hash, the batches that a run was asked for, so that its fate is known at the next look."""
+ON_THEIR_WAY = [
+    # Not "not started": by a daemon that died before it queued the run. Asked for again by its key, it is queued.
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 POLL_TIMEOUT_S = 5.0
+SILENT_S = 3600.0
+"""A run tells of its progress every ten seconds. After a deploy that took the code server with it nobody else marks its
+runs failed: the default launcher cannot ask after a process."""
 
 
 @dg.sensor(
@@ -69,7 +82,7 @@ POLL_TIMEOUT_S = 5.0
     "ranges that wait once one has ended. What is out, and how it stands, is kept in PostgreSQL.",
 )
 def embedding_batches(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """A batch that ended is asked for by its id: a run that fails over it is not repeated until another ends."""
+    """One run at a time; over the same batches again only after a pause that doubles with each that failed."""
     settings = load_settings()
     if settings.openai_mode != "batch" or settings.openai_api_key is None:
         return dg.SkipReason("QBENCH_OPENAI_MODE is not batch, or OPENAI_API_KEY is not set")
@@ -92,14 +105,49 @@ def _request_run(instance: dg.DagsterInstance, database: Database) -> dg.RunRequ
         if ended:
             ids += [str(batch.id) for batch in ended]
             waiting |= keys_that_wait(database, space, ended, list(ranges.values()))
-    # A range of dynamic partitions follows the order they were made in, not their names.
-    keys = [key for key in instance.get_dynamic_partitions("case_ranges") if key in waiting]
-    if not keys:
+    over = range_tags(instance, waiting)
+    if not over:
         return dg.SkipReason(f"{out} batches are out, none is to be taken in now" if out else "no batch is out")
+    return _attempt(instance, ids, over)
+
+
+def _attempt(instance: dg.DagsterInstance, ids: Sequence[str], over: dict[str, str]) -> dg.RunRequest | dg.SkipReason:
+    """The next run over batches that ended: by another key than those that came to naught, for a key is run once.
+
+    A run whose process was killed is one of them once Dagster, a person, or its silence here has marked it failed.
+    """
+    ours = dg.RunsFilter(tags={REQUESTED_BY: "embedding_batches"}, statuses=ON_THEIR_WAY)
+    for record in instance.get_run_records(ours):
+        run = record.dagster_run
+        if run.status == dg.DagsterRunStatus.QUEUED or time.time() - _heard_at(instance, record) < SILENT_S:
+            return dg.SkipReason(
+                f"run {run.run_id[:8]} sees to what has ended ({run.status.value.lower()}); if its process is gone, "
+                "terminate it in the UI (Runs), and another is asked for"
+            )
+        told = f"Nothing was heard of this run for {SILENT_S / 60:.0f} minutes: its process is taken to be gone."
+        instance.report_run_failed(run, told)
+    named = hashlib.sha256(" ".join(sorted(ids)).encode()).hexdigest()
+    known = instance.get_run_records(dg.RunsFilter(tags={ENDED_BATCHES: named}))  # newest first
+    before = [record for record in known if record.dagster_run.is_finished]
+    last = before[0].dagster_run.run_id if before else "none"
+    if before:
+        ended_at = before[0].end_time or before[0].update_timestamp.timestamp()
+        left = ended_at + pause_s(len(before)) - time.time()
+        if left > 0:
+            return dg.SkipReason(
+                f"run {last[:8]} did not take in what has ended, {len(before)} so far: another is asked for in "
+                f"{left / 60:.0f} minutes, or when another batch has ended. Its log says why."
+            )
     return dg.RunRequest(
-        run_key=f"batches {hashlib.sha256(' '.join(sorted(ids)).encode()).hexdigest()}",
-        tags={RANGE_START: keys[0], RANGE_END: keys[-1], REQUESTED_BY: "embedding_batches"},
+        run_key=f"batches {named} after {last}",
+        tags={**over, REQUESTED_BY: "embedding_batches", ENDED_BATCHES: named},
     )
+
+
+def _heard_at(instance: dg.DagsterInstance, record: dg.RunRecord) -> float:
+    """When a run last told of itself, in seconds of the epoch."""
+    told = instance.get_records_for_run(record.dagster_run.run_id, limit=1, ascending=False).records
+    return max([record.update_timestamp.timestamp(), *(each.event_log_entry.timestamp for each in told)])
 
 
 @dg.run_status_sensor(

@@ -3,6 +3,7 @@
 Facts about the partitions of a run are inline checks of the assets; the full proof is `parity_report`.
 """
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -56,12 +57,16 @@ def build_plausible_check(kind: Kind) -> dg.AssetChecksDefinition:
         """Invariant 4, by value. Zero, constant, of a wrong norm, or another text's: errors. Odd ones: warnings."""
         space, sample = embedder.space, postgres.settings.fresh_sample
         ensure_space(postgres.database, space)
-        with progress.track(context, f"examine {kind}s", None) as advance:
+        asked = sample or space.embedder != "openai"  # a key is for who asks
+        with (
+            progress.track(context, f"examine {kind}s", None) as advance,
+            embedder.open(space) if asked else nullcontext() as opened,
+        ):
             found = examine(
                 postgres.database,
                 space,
                 kind,
-                embedder.get(space) if sample or space.embedder != "openai" else None,  # a key is for who asks
+                opened,
                 fresh_sample=sample,
                 progress=advance,
                 account=embedder.account(space, context.run.run_id),

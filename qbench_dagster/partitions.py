@@ -5,12 +5,17 @@ How ranges are planned is `core/ranges.py`; here they meet the Dagster instance.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import dagster as dg
 
 from qbench_dagster.adapters.testrail_export import ExportError, TestRailExport
 from qbench_dagster.core.ranges import CaseRange, is_range_key, plan_bounds, range_bound, range_key, ranges_of
 
 case_ranges = dg.DynamicPartitionsDefinition(name="case_ranges")
+
+RANGE_START = "dagster/asset_partition_range_start"
+RANGE_END = "dagster/asset_partition_range_end"
 
 
 def registered_ranges(instance: dg.DagsterInstance) -> dict[str, CaseRange]:
@@ -31,6 +36,15 @@ def register_ranges(instance: dg.DagsterInstance, export: TestRailExport, target
     if new:
         instance.add_dynamic_partitions("case_ranges", new)
     return new
+
+
+def range_tags(instance: dg.DagsterInstance, keys: Collection[str]) -> dict[str, str]:
+    """Tags of a run over all ranges from the first to the last of `keys`; none where the instance knows none of them.
+
+    A range of dynamic partitions follows the order they were made in, not their names.
+    """
+    made = [key for key in instance.get_dynamic_partitions("case_ranges") if key in keys]
+    return {RANGE_START: made[0], RANGE_END: made[-1]} if made else {}
 
 
 def ranges_in_run(context: dg.AssetExecutionContext) -> list[CaseRange]:

@@ -5,6 +5,8 @@ A field left empty is taken from the environment when a run starts (see `setting
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -22,6 +24,7 @@ from qbench_dagster.adapters.reusing import check_read
 from qbench_dagster.adapters.space import Kind, Space, active_space
 from qbench_dagster.adapters.testrail_export import ExportError, TestRailExport
 from qbench_dagster.adapters.vector_source import VectorSource
+from qbench_dagster.core.model import TEXT_RECIPE
 from qbench_dagster.settings import Settings, load_settings
 from qbench_dagster.wiring import (
     account,
@@ -34,6 +37,8 @@ from qbench_dagster.wiring import (
     old_stores,
     prices,
 )
+
+log = logging.getLogger(__name__)
 
 
 class PostgresResource(dg.ConfigurableResource):
@@ -92,13 +97,23 @@ class EmbedderResource(dg.ConfigurableResource):
         return embedding_space(load_settings())
 
     def maintained(self, database: Database) -> list[Space]:
-        """The spaces that get a vector of every text: the one reads are on, if there is one yet, and `space`."""
-        active = active_space(database)
-        return [active, self.space] if active and active.name != self.space.name else [self.space]
+        """The spaces that get a vector of every text: the one reads are on, if there is one yet, and `space`.
 
-    def get(self, space: Space | None = None) -> Embedder:
-        """What makes the vectors of `space`, of the one the settings name if none is given."""
-        return embedder(load_settings(), space)
+        Where another version of qbench made the texts of the one that is read, it is read on, and gets none.
+        """
+        active = active_space(database)
+        if active is None or active.name == self.space.name:
+            return [self.space]
+        if active.recipe != TEXT_RECIPE:
+            _warn_of_recipe(active.name, active.recipe)
+            return [self.space]
+        return [active, self.space]
+
+    @contextmanager
+    def open(self, space: Space) -> Iterator[Embedder]:
+        """What makes the vectors of `space`, for as long as it is asked."""
+        with closing(embedder(load_settings(), space)) as opened:
+            yield opened
 
     @contextmanager
     def batches(
@@ -120,6 +135,7 @@ class EmbedderResource(dg.ConfigurableResource):
             "tokens": tokens,
             "limits": limits,
             "price": prices(settings).get(space.model),
+            "way": account(settings, space, "plan").way,
             "max_usd": settings.max_usd,
             "free_embedder": free,
         }
@@ -149,3 +165,13 @@ class OldStoreResource(dg.ConfigurableResource):
     def allow_quantized(self) -> bool:
         """Whether vectors kept in 8 bits or less a coordinate are taken."""
         return load_settings().reuse_quantized
+
+
+@functools.cache
+def _warn_of_recipe(name: str, recipe: int) -> None:
+    """Once in a process: a sensor looks every minute."""
+    log.warning(
+        "%s, which is read, holds vectors of texts of recipe %d, this version makes those of recipe %d: it gets no new "
+        "vectors, and cases that change are not published. Go back to the version of qbench that made it.",
+        name, recipe, TEXT_RECIPE,
+    )  # fmt: skip

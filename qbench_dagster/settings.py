@@ -61,7 +61,11 @@ class Settings(BaseSettings):
         alias="QBENCH_TEXT_PREFIX",
         description="Put before each text that is embedded, where the model was trained with it (E5: `passage: `).",
     )
-    query_prefix: str = Field("", alias="QBENCH_QUERY_PREFIX", description="The same for a query (E5: `query: `).")
+    query_prefix: str | None = Field(
+        None,
+        alias="QBENCH_QUERY_PREFIX",
+        description="The same for a query (E5: `query: `). Unset: as the space has it; a blank: none.",
+    )
     vector_type: Literal["halfvec", "vector"] = Field(
         "halfvec",
         alias="QBENCH_VECTOR_TYPE",
@@ -216,6 +220,12 @@ class Settings(BaseSettings):
         ):
             raise ValueError("must begin with postgresql:// (the value is not shown, it may hold a password)")
         return value
+
+    @field_validator("query_prefix")
+    @classmethod
+    def _blank_is_none(cls, value: str | None) -> str | None:
+        # An empty variable is one that is not set, so it takes a blank to say that a space is to lose its prefix.
+        return "" if value is not None and not value.strip() else value
 
     @field_validator("openai_base_url", "qdrant_url")
     @classmethod

@@ -55,11 +55,7 @@ def embedding_space(settings: Settings) -> Space:
     dimensions = settings.dimensions or DIMENSIONS.get(model)
     if dimensions is None:
         raise SettingsError(f"QBENCH_DIMENSIONS: say how many dimensions the vectors of {model} have.")
-    recorded = model
-    if settings.embedder == "local":
-        from qbench_dagster.adapters.sentence_embedder import model_name  # noqa: PLC0415
-
-        recorded = model_name(model)  # of a folder its name
+    recorded = _recorded(model) if settings.embedder == "local" else model
     return Space(
         space_name(recorded, dimensions, settings.vector_type, settings.text_prefix),
         recorded,
@@ -71,6 +67,16 @@ def embedding_space(settings: Settings) -> Space:
     )
 
 
+def _recorded(model: str) -> str:
+    """How a local model is recorded: of a folder its name and a fingerprint. Raises SettingsError."""
+    from qbench_dagster.adapters.sentence_embedder import model_name  # noqa: PLC0415
+
+    try:
+        return model_name(model)
+    except OSError as error:
+        raise SettingsError(f"QBENCH_MODEL: the folder {model} cannot be read: {error}") from None
+
+
 def embedder(settings: Settings, space: Space | None = None) -> Embedder:
     """What makes the vectors of `space` (of the space the settings name). The one place that knows all embedders.
 
@@ -80,9 +86,9 @@ def embedder(settings: Settings, space: Space | None = None) -> Embedder:
     if space.embedder == "openai":
         return _openai(settings, space)
     if space.embedder == "local":
-        from qbench_dagster.adapters.sentence_embedder import SentenceEmbedder, model_name  # noqa: PLC0415
+        from qbench_dagster.adapters.sentence_embedder import SentenceEmbedder  # noqa: PLC0415
 
-        named = settings.model if settings.model and model_name(settings.model) == space.model else space.model
+        named = settings.model if settings.model and _recorded(settings.model) == space.model else space.model
         return SentenceEmbedder(named, space.dimensions)
     return LexicalEmbedder(space.dimensions)
 

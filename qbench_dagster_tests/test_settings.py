@@ -113,6 +113,13 @@ def test_the_defaults() -> None:
     assert (settings.partition_cases, settings.max_delete_share, settings.statement_timeout_s) == (5000, 0.2, 60)
 
 
+def test_a_blank_prefix_is_none_and_an_unset_one_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().query_prefix is None
+    for text, prefix in (("", None), (" ", ""), ("query: ", "query: ")):
+        monkeypatch.setenv("QBENCH_QUERY_PREFIX", text)
+        assert load_settings().query_prefix == prefix
+
+
 def test_every_setting_is_tried_here() -> None:
     assert set(GOOD) == set(ALIASES)
     free = {alias for alias, name in ALIASES.items() if Settings.model_fields[name].annotation in FREE}

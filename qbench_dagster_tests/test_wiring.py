@@ -52,9 +52,41 @@ def test_another_prefix_or_recipe_is_another_space() -> None:
     assert [space.text_prefix for space in spaces] == ["", "passage: ", "passage:"]
     asked = embedding_space(load_settings(query_prefix="query: "))
     assert (asked.name, asked.query_prefix) == ("space_lexical_3072", "query: ")
+    assert embedding_space(load_settings()).query_prefix is None, "what nobody set changes nothing"
 
 
-@pytest.mark.parametrize("model", ["x" * 200, "Ünï/çode", "///", 'a b"; DROP'])
+def test_folders_of_one_name_are_spaces_of_their_own(tmp_path: Path) -> None:
+    long = "a-model-whose-name-is-longer-than-a-schema-may-be"
+    for version, weights in (("v1", b"one"), ("v2", b"two")):
+        (tmp_path / version / long).mkdir(parents=True)
+        (tmp_path / version / long / "model.safetensors").write_bytes(weights)
+    spaces = [
+        embedding_space(load_settings(embedder="local", dimensions=8, model=str(tmp_path / version / long)))
+        for version in ("v1", "v2")
+    ]
+    assert len({space.name for space in spaces}) == len({space.model for space in spaces}) == 2
+    for version, space in zip(("v1", "v2"), spaces, strict=True):
+        fingerprint = space.model.removeprefix(f"{long}@")
+        assert space.name.startswith("space_a_model_whose_name_is_l")
+        assert space.name.endswith(f"_{fingerprint}_8")
+        assert len(space.name) <= 63
+        named = load_settings(embedder="local", dimensions=8, model=str(tmp_path / version / long))
+        assert embedder(named, space).model == space.model, "the folder the settings name makes them"
+
+
+def test_a_folder_that_cannot_be_read_names_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Path, "open", _refuse)
+        with pytest.raises(SettingsError, match=r"QBENCH_MODEL: the folder .* cannot be read: not yours"):
+            embedding_space(load_settings(embedder="local", dimensions=8, model=str(tmp_path)))
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise PermissionError("not yours")
+
+
+@pytest.mark.parametrize("model", ["x" * 200, "m@" + "y" * 200, "@", "Ünï/çode", "///", 'a b"; DROP'])
 def test_any_model_gives_a_name_postgresql_takes(model: str) -> None:
     name = space_name(model, 4000, "vector", "passage: ", recipe=12)
     assert name.isidentifier()

@@ -24,8 +24,9 @@ SET tokens_billed = tokens_billed + :'tokens', tokens_at_risk = tokens_at_risk +
 WHERE id = :'id';
 
 -- name: ended
+-- Once: what was settled is not settled again.
 UPDATE store.batches SET state = :'state', error = :'error', queue_ceiling = :'queue_ceiling', ended_at = now()
-WHERE id = :'id'
+WHERE id = :'id' AND state IN ('preparing', 'submitted')
 RETURNING request_id, tokens_billed, tokens_at_risk;
 
 -- name: outstanding

@@ -22,7 +22,7 @@ WHERE b.space = :'space'
 GROUP BY b.strategy, b.m, b.ef_construction, s.ef_search HAVING count(*) = 2;
 
 -- name: listing
-SELECT s.name, s.model, s.dimensions, s.vector_type, s.embedder, s.recipe, s.active, s.strategy, s.ef_search,
+SELECT s.name, s.model, s.dimensions, s.vector_type, s.embedder, s.text_prefix, s.query_prefix, s.recipe, s.active, s.strategy, s.ef_search,
        s.created_at, z.bytes, z.index_bytes,
        (SELECT count(*) FROM store.batches b
         WHERE b.space = s.name AND b.state IN ('preparing', 'submitted')) AS open_batches,

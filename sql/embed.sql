@@ -11,7 +11,7 @@ SELECT name, model, dimensions, vector_type, recipe, embedder, text_prefix, quer
 FROM store.spaces WHERE name = :'name';
 
 -- name: active
-SELECT name, model, dimensions, vector_type, embedder, text_prefix, query_prefix FROM store.spaces WHERE active;
+SELECT name, model, dimensions, vector_type, embedder, text_prefix, query_prefix, recipe FROM store.spaces WHERE active;
 
 -- name: set_query_prefix
 UPDATE store.spaces SET query_prefix = :'query_prefix' WHERE name = :'name';

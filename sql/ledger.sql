@@ -5,9 +5,14 @@
 INSERT INTO store.embedding_requests (space, kind, model, way, run_id, texts, tokens, usd)
 SELECT :'space', :'kind', :'model', :'way', :'run_id', :'texts', :'tokens', :'usd'
 WHERE :'max_usd'::double precision IS NULL
-   OR (SELECT coalesce(sum(coalesce(usd, 0) + usd_at_risk), 0) FROM store.embedding_requests WHERE space = :'space')
+   OR (SELECT coalesce(sum(coalesce(usd, tokens * :'usd_per_million'::double precision / 1e6, 0) + usd_at_risk), 0)
+       FROM store.embedding_requests WHERE space = :'space')
       + coalesce(:'usd'::double precision, 0) <= :'max_usd'
 RETURNING id;
+
+-- name: book_risk
+-- An attempt may have been billed without an answer, and the request is to be tried again.
+UPDATE store.embedding_requests SET usd_at_risk = usd_at_risk + :'usd_at_risk' WHERE id = :'id';
 
 -- name: settle
 UPDATE store.embedding_requests
@@ -21,7 +26,8 @@ SET state = 'lost', usd_at_risk = usd_at_risk + coalesce(usd, 0), usd = 0, ended
 WHERE space = :'space' AND way = 'request' AND state = 'in_flight';
 
 -- name: spent
-SELECT coalesce(sum(usd), 0) AS usd, coalesce(sum(usd_at_risk), 0) AS usd_at_risk,
+-- Requests entered when their price was not known are counted at the price of today, where there is one.
+SELECT coalesce(sum(coalesce(usd, tokens * :'usd_per_million'::double precision / 1e6)), 0) AS usd, coalesce(sum(usd_at_risk), 0) AS usd_at_risk,
        coalesce(sum(tokens) FILTER (WHERE state = 'answered'), 0)::bigint AS tokens,
        count(*) FILTER (WHERE state = 'answered') AS requests
 FROM store.embedding_requests WHERE space = :'space';

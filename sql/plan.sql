@@ -1,8 +1,5 @@
 -- What the plan asks: how much is staged, and how much of it the space has.
 
--- name: space_exists
-SELECT to_regclass(format('%I.doc_embeddings', :'space'::text)) IS NOT NULL;
-
 -- name: cases
 SELECT (SELECT count(*) FROM staging.test_documents) AS cases,
        (SELECT count(*) FROM staging.rejects) + (SELECT count(*) FROM landing.rejected_rows) AS rejected;

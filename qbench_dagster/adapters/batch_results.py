@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from qbench_dagster.adapters import batch_store as store
-from qbench_dagster.adapters.batch_service import BatchService, UnknownBatchError
+from qbench_dagster.adapters.batch_service import BatchService, UnknownBatchError, clear_files, find_made
 from qbench_dagster.adapters.batch_store import Batch, Claim
 from qbench_dagster.adapters.embedding import Embedded, Embedding
 from qbench_dagster.adapters.ledger import Account
@@ -76,20 +76,16 @@ class Results:
         store.note_status(self._connection, batch, remote.status, remote.done)
         if remote.status == "failed":
             self._failed(batch, remote)
+            clear_files(self._service, batch.file_id)
         elif remote.ended:
-            self._take_in(batch, remote)
+            if self._take_in(batch, remote):
+                clear_files(self._service, remote.output_file, remote.error_file, batch.file_id)
         else:
             log.info("batch %s: %s, %d of %d lines done", batch.shown, remote.status, remote.done, remote.total)
 
     def _recover(self, batch: Batch) -> RemoteBatch | None:
         """The batch that a killed process made and could not note; None, and its texts are free, if it made none."""
-        found = None
-        if batch.file_id is not None:
-            found = self._service.find(batch.id, batch.created_at)
-            if found is None:
-                # A request sent just before the kill may be served only now: without its file it comes to nothing.
-                self._service.delete_file(batch.file_id)
-                found = self._service.find(batch.id, batch.created_at)
+        found = find_made(self._service, batch.id, batch.created_at, batch.file_id)
         if found is None:
             store.end(self._connection, batch, self._account, "abandoned", error="its process ended before it was sent")
             log.info("batch %s was never sent: its %d texts are sent anew", batch.shown, batch.texts)
@@ -123,8 +119,11 @@ class Results:
             "its texts are sent again then. With QBENCH_OPENAI_MODE=requests they need no batch."
         )
 
-    def _take_in(self, batch: Batch, remote: RemoteBatch) -> None:
-        """Store what an ended batch brought, a line a transaction: who is killed goes on with the lines left."""
+    def _take_in(self, batch: Batch, remote: RemoteBatch) -> bool:
+        """Store what an ended batch brought, a line a transaction: who is killed goes on with the lines left.
+
+        False if its results are not there.
+        """
         left = store.lines_left(self._connection, batch)
         refusals = _Refusals()
         try:
@@ -133,7 +132,7 @@ class Results:
                     self._take_file(batch, file_id, left, refusals)
         except UnknownBatchError as error:
             self.trouble.append(self._lost(batch, error))
-            return
+            return False
         if remote.status == "completed":
             for number in sorted(left):
                 self._unusable(batch, store.claims_of(self._connection, batch, number), "no result", refusals)
@@ -147,6 +146,7 @@ class Results:
                 f"Of batch {batch.shown}, {refusals.texts:,} of {batch.texts:,} texts were not embedded: {told}. The "
                 "others are stored. Put right what it names, and run again: these texts are sent again then."
             )
+        return True
 
     def _take_file(self, batch: Batch, file_id: str, left: set[int], refusals: _Refusals) -> None:
         with closing(self._service.lines(file_id)) as lines:
@@ -204,7 +204,10 @@ class Results:
         self._done.usd += _cost(batch, tokens)
         self._done.in_pieces += sum(claim.parts > 1 and claim.part == 0 for claim in claims)
         for key in keys:
-            self._done.partitions.setdefault(key, Embedded()).embedded += 1
+            partition = self._done.partitions.setdefault(key, Embedded())
+            partition.embedded += 1
+            partition.tokens += tokens / len(keys)
+            partition.usd += _cost(batch, tokens) / len(keys)
         self._progress(len(keys))
 
 

@@ -13,7 +13,7 @@ from contextlib import closing
 from uuid import uuid4
 
 from qbench_dagster.adapters import batch_store as store
-from qbench_dagster.adapters.batch_service import BatchService, RefusedError
+from qbench_dagster.adapters.batch_service import BatchService, RefusedError, clear_files
 from qbench_dagster.adapters.batch_store import Claim
 from qbench_dagster.adapters.ledger import CENT_FRACTION, Account, spent
 from qbench_dagster.adapters.missing import MissingText, missing_texts
@@ -119,12 +119,14 @@ class Sending:
 
     def _submit(self, draft: _Draft) -> None:
         batch = store.enter(self._connection, draft.id, self._space, self._kind, self._account, draft.claims)
+        file_id = None
         try:
             file_id = self._service.upload(f"qbench-{batch.id}.jsonl", draft.file)
             store.note_uploaded(self._connection, batch, file_id)
             remote = self._service.create(file_id, batch.id, batch.created_at)
         except RefusedError as error:
             store.end(self._connection, batch, self._account, "abandoned", error=str(error))
+            clear_files(self._service, file_id)
             raise
         batch = store.note_submitted(self._connection, batch, remote.id, remote.status)
         log.info("batch %s sent: %d texts, %d tokens", batch.shown, batch.texts, batch.tokens)

@@ -24,7 +24,7 @@ from qbench_dagster.core.ranges import CaseRange, columns_of
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A batch whose texts are not all taken in. `created_at` in seconds of the epoch, `age_s` by the server's clock."""
+    """A batch that was entered. `created_at` in seconds of the epoch, `age_s` by the server's clock."""
 
     id: UUID
     space: str
@@ -44,6 +44,11 @@ class Batch:
     def shown(self) -> str:
         """How a person finds it, here and at the service."""
         return f"{self.remote_id} ({self.id})" if self.remote_id else str(self.id)
+
+    @property
+    def outstanding(self) -> bool:
+        """Whether its texts are not all taken in, as far as was known when it was read."""
+        return self.state in ("preparing", "submitted")
 
     @property
     def usd(self) -> float:
@@ -134,11 +139,17 @@ def end(
     queue_ceiling: int | None = None,
     tokens_at_risk: int = 0,
 ) -> set[bytes]:
-    """Close a batch: what it still claims is free again (and returned), and what was reserved is settled as billed."""
+    """Close a batch: what it still claims is free again (and returned), and what was reserved is settled as billed.
+
+    One that is closed already stays as it is.
+    """
     values = {"id": batch.id, "state": state, "error": error, "queue_ceiling": queue_ceiling}
     with connection.transaction():
+        ended = fetch_dicts(connection, statement("batch.sql", "ended"), **values)
+        if not ended:
+            return set()
+        [row] = ended
         released = connection.execute(statement("batch.sql", "release_batch"), {"id": batch.id}, binary=True).fetchall()
-        row = fetch_dicts(connection, statement("batch.sql", "ended"), **values)[0]
         price = replace(account, usd_per_million=batch.usd_per_million)
         settle(
             connection, row["request_id"], price, tokens=row["tokens_billed"],

@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 
 from qbench_dagster.adapters import batch_store as store
 from qbench_dagster.adapters.batch_results import Results
 from qbench_dagster.adapters.batch_sending import Sending
-from qbench_dagster.adapters.batch_service import BatchService, UnknownBatchError
+from qbench_dagster.adapters.batch_service import BatchService, UnknownBatchError, find_made
 from qbench_dagster.adapters.batch_store import Batch
 from qbench_dagster.adapters.embedders import EmbeddingError
 from qbench_dagster.adapters.embedding import Embedded, Embedding
@@ -81,9 +82,8 @@ def advance(
     that were refused are free again, and sent again by the next call only.
     """
     with (
-        writing(database, space),
+        writing(database, space) as storing,
         database.connection(f"read {kind} texts", long=True) as reading,
-        database.connection(f"{kind} batches", long=True) as storing,
     ):
         if account.way == "batch":
             check_account(account, space.model)
@@ -143,18 +143,55 @@ def keys_that_wait(database: Database, space: Space, ended: Sequence[Batch], ran
     return held | {key for counts in lacking for key, count in counts.items() if count["missing"]}
 
 
-def forget(database: Database, named: str, account: Account) -> Batch | None:
+def forget(
+    database: Database,
+    named: str,
+    account: Account,
+    service_of: Callable[[Batch], AbstractContextManager[BatchService]],
+) -> Batch | None:
     """Give up a batch: its texts are free to be sent again, and what was reserved counts as perhaps billed.
 
-    For one that the service does not know any more. Returns None if there is no such batch, or it has ended.
+    For one that the service does not know any more, or whose results it has lost: asked of `service_of` the batch,
+    it says so, or EmbeddingError is raised. Returns None if there is no such batch, or it has ended.
     """
     with database.connection("find batch") as connection:
         batch = store.find_batch(connection, named)
-    if batch is None or batch.state not in ("preparing", "submitted"):
+    if batch is None or not batch.outstanding:
         return None
-    with database.exclusive(f"{batch.space}.embeddings"), database.connection("forget batch") as connection:
-        store.end(connection, batch, account, "abandoned", error="given up by hand", tokens_at_risk=batch.tokens)
+    with database.exclusive(f"{batch.space}.embeddings") as connection:
+        batch = store.find_batch(connection, str(batch.id))  # who held the lock may have taken it in
+        if batch is None or not batch.outstanding:
+            return None
+        with service_of(batch) as service:
+            _check_lost(service, batch)
+        # One that was never made cost nothing.
+        at_risk = batch.tokens if batch.remote_id else 0
+        store.end(connection, batch, account, "abandoned", error="given up by hand", tokens_at_risk=at_risk)
     return batch
+
+
+def _check_lost(service: BatchService, batch: Batch) -> None:
+    """Raise EmbeddingError for a batch whose results will come, or are there."""
+    if batch.remote_id is None:
+        remote = find_made(service, batch.id, batch.created_at, batch.file_id)
+        if remote is None:
+            return
+    else:
+        try:
+            remote = service.poll(batch.remote_id)
+            if remote.ended:
+                for file_id in filter(None, (remote.output_file, remote.error_file)):
+                    with closing(service.lines(file_id)) as lines:
+                        next(lines, None)
+        except UnknownBatchError:
+            return
+    told = f"Batch {remote.id} ({batch.id}) is at the service, {remote.status}"
+    if remote.ended:
+        raise EmbeddingError(f"{told}: it is not given up. `qbench run` takes in what it brought.")
+    raise EmbeddingError(
+        f"{told}, {remote.done:,} of {remote.total:,} lines done: it is not given up, for its texts would be paid for "
+        "twice. To stop it, cancel it at the service; `qbench run` then takes in what it brought, and sends the rest."
+    )
 
 
 def _settle_all(

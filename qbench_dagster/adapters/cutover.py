@@ -6,6 +6,7 @@ What the views and functions are is `publishing.py`; what a space must hold to b
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -232,18 +233,40 @@ def _check_complete(connection: Connection, space: Space) -> None:
     if not documents and not steps:
         return
     recipe = fetch_dicts(connection, statement("embed.sql", "describe"), name=space.name)[0]["recipe"]
-    remedy = (
-        f"Fill it: QBENCH_EMBEDDER={space.embedder} "
-        + (f"QBENCH_MODEL={space.model} " if space.embedder != "lexical" else "")
-        + f"QBENCH_DIMENSIONS={space.dimensions} QBENCH_VECTOR_TYPE={space.vector_type} qbench run, then again."
-        if recipe == TEXT_RECIPE
-        else f"It was made for texts of recipe {recipe}, this version makes those of recipe {TEXT_RECIPE}: it cannot "
-        "be filled any more."
-    )
+    active = fetch_dicts(connection, statement("embed.sql", "active"))
+    read = active[0]["recipe"] if active else TEXT_RECIPE
+    if recipe != TEXT_RECIPE:
+        remedy = (
+            f"It was made for texts of recipe {recipe}, this version makes those of recipe {TEXT_RECIPE}: it cannot "
+            "be filled any more."
+        )
+    elif read != TEXT_RECIPE:
+        remedy = (
+            f"What is published are texts of recipe {read}, this version makes those of recipe {TEXT_RECIPE}, whose "
+            "vectors have other names: it will never have those. Use the version of qbench that published them."
+        )
+    else:
+        remedy = f"Fill it: {fill_command(space)}, then again."
     raise DatabaseError(
         f"Reads stay where they are: {space.name} lacks the vectors of {documents:,} published documents and "
         f"{steps:,} steps. {remedy}"
     )
+
+
+def fill_command(space: Space) -> str:
+    """The command that fills `space`, whatever the shell has set: all that names a space, quoted for it."""
+    settings = {
+        "QBENCH_EMBEDDER": space.embedder,
+        "QBENCH_MODEL": space.model,
+        "QBENCH_DIMENSIONS": str(space.dimensions),
+        "QBENCH_VECTOR_TYPE": space.vector_type,
+        "QBENCH_TEXT_PREFIX": space.text_prefix,  # also an empty one, or another's prefix would fill, and pay for, that
+        "QBENCH_QUERY_PREFIX": space.query_prefix or "",
+    }
+    given = [f"{name}={shlex.quote(value)}" for name, value in settings.items()]
+    folder, _, fingerprint = space.model.partition("@")
+    where = f" (QBENCH_MODEL is the folder {folder} of then)" if space.embedder == "local" and fingerprint else ""
+    return f"{' '.join(given)} qbench run{where}"
 
 
 def _swap(database: Database, source: Space, target: Space, by: str, report_id: int | None) -> None:

@@ -5,7 +5,7 @@ An embedder knows nothing of cases, spaces or PostgreSQL: texts in, unit vectors
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +27,10 @@ class EmbeddingError(RuntimeError):
 
 class RequestTooLargeError(EmbeddingError):
     """The service refused the size of one request: smaller ones would be taken."""
+
+
+AtRisk = Callable[[int], None]
+"""Told, before a request is tried again, how many tokens the last attempt may have been billed for; may raise."""
 
 
 class Embedder(Protocol):
@@ -52,9 +56,10 @@ class Embedder(Protocol):
         """Tokens of each text, as the service would bill them or as an estimate."""
         ...
 
-    def request(self, texts: Sequence[str]) -> Answer:
+    def request(self, texts: Sequence[str], at_risk: AtRisk | None = None) -> Answer:
         """One request. Blank texts are embedded as one space. Thread-safe.
 
+        `at_risk` is asked before another attempt, where the last one may have cost something: it may end it.
         Raises EmbeddingError when it is given up, RequestTooLargeError when smaller requests would do.
         """
         ...
@@ -65,6 +70,10 @@ class Embedder(Protocol):
 
     def stop(self) -> None:
         """End requests that wait for their turn or for a retry: they raise EmbeddingError. For another thread."""
+        ...
+
+    def close(self) -> None:
+        """Stop, and let go of connections. Nothing is asked of it afterwards."""
         ...
 
 
@@ -86,7 +95,7 @@ class LexicalEmbedder:
         """Characters of each text."""
         return [len(text) for text in texts]
 
-    def request(self, texts: Sequence[str]) -> Answer:
+    def request(self, texts: Sequence[str], at_risk: AtRisk | None = None) -> Answer:  # noqa: ARG002
         """Unit vectors of `texts`; nothing is billed."""
         return Answer(self.embed(texts), 0)
 
@@ -99,3 +108,6 @@ class LexicalEmbedder:
 
     def stop(self) -> None:
         """Nothing ever waits here."""
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -10,19 +10,29 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qbench_dagster.adapters.embedders import Embedder, EmbeddingError, RequestTooLargeError
-from qbench_dagster.adapters.ledger import Account, BudgetReachedError, check_account, mark_lost, reserve, settle
+from qbench_dagster.adapters.ledger import (
+    Account,
+    BudgetReachedError,
+    book_risk,
+    check_account,
+    mark_lost,
+    reserve,
+    settle,
+)
 from qbench_dagster.adapters.missing import MissingText, missing_texts
 from qbench_dagster.adapters.postgres import Connection, Database, fetch_dicts
 from qbench_dagster.adapters.space import Kind, Space, check_vectors, store_vectors, writing
 from qbench_dagster.adapters.sql import statement
-from qbench_dagster.core.packing import Sized, average, pack, pieces
+from qbench_dagster.core.packing import Sized, average, pack, prefixed_pieces
 from qbench_dagster.core.ranges import CaseRange, columns_of
 from qbench_dagster.core.requests import Answer, Limits
 
@@ -40,15 +50,20 @@ class Embedded:
     texts: int = 0
     embedded: int = 0
     characters: int = 0
+    tokens: float = 0.0
+    """Its share of what was billed: a request holds texts of several partitions."""
+    usd: float = 0.0
 
-    def counts(self) -> dict[str, int]:
-        """The counts a person wants to see."""
+    def counts(self) -> dict[str, float]:
+        """The counts a person wants to see, and the UI plots by partition."""
         return {
             "rows_with_text": self.rows,
             "texts": self.texts,
             "texts_embedded": self.embedded,
             "characters_embedded": self.characters,
             "rows_written": self.embedded,
+            "tokens": round(self.tokens),
+            "usd": round(self.usd, 9),
         }
 
 
@@ -73,7 +88,7 @@ class Embedding:
         return sum(done.embedded for done in self.partitions.values())
 
     def spending(self) -> dict[str, float]:
-        """Requests, tokens and dollars, as numbers that the UI plots over runs."""
+        """Requests, tokens and dollars of all partitions, and what no partition can be told of."""
         return {
             "requests": self.requests,
             "tokens": self.tokens,
@@ -98,9 +113,25 @@ class _Text:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Piece:
+    """One input of a request: what is sent, and what of it is the text, without the prefix a model wants."""
+
     text: _Text
     content: str
+    bare: str
     tokens: int
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """A request on its way: its entry in the ledger, and what was booked there of attempts that may have cost."""
+
+    pieces: list[_Piece]
+    entry: int | None = None
+    booked: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return sum(piece.tokens for piece in self.pieces)
 
 
 def embed_missing(
@@ -117,15 +148,16 @@ def embed_missing(
 
     One run at a time writes to a space, so a text that two partitions or both tables share is embedded once.
     Requests are filled across partitions, in the order of cases. Each answer is stored as it comes, in one
-    transaction with its entry in the ledger: what is killed loses at most the requests in flight.
+    transaction with its entry in the ledger: what is killed loses at most the requests in flight (and, of a text
+    too long for one request, those answered before).
     Raises EmbeddingError when the service ends it or (BudgetReachedError) the budget does; what was answered
     is stored by then, and the next call goes on from there.
     """
     keyed = columns_of(ranges)
     with (
-        writing(database, space),
+        writing(database, space) as storing,
         database.connection(f"read {kind} texts", long=True) as reading,
-        database.connection(f"embed {kind}s", long=True) as storing,
+        database.connection(f"book {kind} requests", long=True) as booking,
     ):
         if embedder.paid:
             check_account(account, embedder.model)
@@ -135,9 +167,9 @@ def embed_missing(
         done.shared += max(0, shared)
         for row in fetch_dicts(reading, statement("embed.sql", f"wanted_{kind}s"), **keyed):
             done.partitions.setdefault(row["key"], Embedded(row["rows"], row["texts"]))
-        sender = _Sender(storing, space, kind, embedder, account, progress, done)
+        sender = _Sender(storing, booking, space, kind, embedder, account, progress, done)
         with closing(missing_texts(reading, space, kind, ranges, embedder)) as texts:
-            sender.send_all(_pieces(texts))
+            sender.send_all(_whole_texts(texts, len(space.text_prefix)))
 
 
 class _Sender:
@@ -145,7 +177,8 @@ class _Sender:
 
     def __init__(
         self,
-        connection: Connection,
+        storing: Connection,
+        booking: Connection,
         space: Space,
         kind: Kind,
         embedder: Embedder,
@@ -153,31 +186,39 @@ class _Sender:
         progress: Callable[[int], None],
         done: Embedding,
     ) -> None:
-        self._connection = connection
+        self._storing = storing
+        self._booking = booking
+        """For the threads that ask: what they book is no part of a transaction that stores."""
+        self._booking_lock = Lock()
         self._space = space
         self._kind: Kind = kind
         self._embedder = embedder
         self._account = account
         self._progress = progress
         self._done = done
-        self._waiting: deque[list[_Piece]] = deque()
-        self._flying: dict[Future[Answer], tuple[list[_Piece], int | None]] = {}
+        self._waiting: deque[list[_Request]] = deque()
+        """In groups: the requests of one text are all entered before the first is sent."""
+        self._flying: dict[Future[Answer], _Request] = {}
 
-    def send_all(self, items: Iterable[Sized[_Piece]]) -> None:
-        """Send every piece. Whatever ends it early, answers that are still to come are waited for and stored."""
+    def send_all(self, texts: Iterable[Sized[list[_Piece]]]) -> None:
+        """Send every text. Whatever ends it early, answers that are still to come are waited for and stored."""
         with ThreadPoolExecutor(self._embedder.concurrency, thread_name_prefix="embed") as self._pool:
             try:
-                for request in pack(items, self._limits):
-                    self._waiting.append([item.value for item in request])
+                for packed in pack(texts, self._limits):
+                    self._waiting.append(self._requests([piece for text in packed for piece in text.value]))
                     self._keep_flying(until=self._embedder.concurrency)
                 self._keep_flying(until=0)
             except BudgetReachedError:
-                self._land()
+                self._land_all()
                 raise
             except BaseException:
-                self._embedder.stop()
-                self._land()
+                self._break_off()
                 raise
+
+    def _requests(self, pieces: list[_Piece]) -> list[_Request]:
+        """One request; several of a single text that is larger than one may be."""
+        sized = (Sized(piece, piece.tokens) for piece in pieces)
+        return [_Request([item.value for item in request]) for request in pack(sized, self._limits)]
 
     def _limits(self) -> Limits:
         limits, ceiling = self._embedder.limits, self._embedder.token_ceiling
@@ -196,88 +237,140 @@ class _Sender:
             else:
                 self._collect()
 
-    def _send(self, request: list[_Piece]) -> None:
-        entry = None
+    def _send(self, group: list[_Request]) -> None:
         if self._embedder.paid:
-            tokens = sum(piece.tokens for piece in request)
-            entry = reserve(
-                self._connection, self._space.name, self._kind, self._embedder.model, self._account,
-                texts=len(request), tokens=tokens,
-            )  # fmt: skip
-        future = self._pool.submit(self._embedder.request, [piece.content for piece in request])
-        self._flying[future] = (request, entry)
+            self._enter(group)
+        for request in group:
+            contents = [piece.content for piece in request.pieces]
+            self._flying[self._pool.submit(self._embedder.request, contents, partial(self._book, request))] = request
+
+    def _enter(self, group: list[_Request]) -> None:
+        """Enter all requests of a group into the ledger, or none."""
+        try:
+            for request in group:
+                request.entry = reserve(
+                    self._storing, self._space.name, self._kind, self._embedder.model, self._account,
+                    texts=len(request.pieces), tokens=request.tokens,
+                )  # fmt: skip
+        except BudgetReachedError:
+            for request in group:
+                self._failed(request, EmbeddingError("not sent"))
+            raise
+
+    def _book(self, request: _Request, tokens: int) -> None:
+        """An attempt may have cost `tokens`, and another would: in the thread that asks, which this may end."""
+        if request.entry is not None:
+            request.booked += tokens
+            with self._booking_lock:
+                book_risk(self._booking, self._space.name, request.entry, self._account,
+                          texts=len(request.pieces), tokens=tokens)  # fmt: skip
 
     def _collect(self) -> None:
         for future in wait_for(self._flying, return_when=FIRST_COMPLETED).done:
-            request, entry = self._flying.pop(future)
+            request = self._flying.pop(future)
             try:
                 answer = future.result()
             except RequestTooLargeError as error:
-                self._failed(entry, error)
-                self._waiting.extendleft(reversed(self._smaller(request, error)))
+                self._failed(request, error)
+                self._waiting.extendleft(reversed(self._smaller(request.pieces, error)))
             except EmbeddingError as error:
-                self._failed(entry, error)
+                self._failed(request, error)
                 raise
             else:
-                self._store(request, entry, answer)
+                self._store(request, answer)
 
-    def _land(self) -> None:
-        """Wait for what is in flight and store it; take back what was not sent yet. The first error is being told."""
+    def _land_all(self) -> None:
+        """Let all that the budget allowed come to its end; an interruption (Ctrl-C) breaks it off."""
+        try:
+            self._land()
+        except BaseException:
+            self._break_off()
+            raise
+
+    def _break_off(self) -> None:
+        """Take back what was not sent yet, end what waits for its turn or a retry, and store what is answered."""
+        self._embedder.stop()
         for future in list(self._flying):
             if future.cancel():
-                self._failed(self._flying.pop(future)[1], EmbeddingError("not sent"))
+                self._failed(self._flying.pop(future), EmbeddingError("not sent"))
+        self._land()
+
+    def _land(self) -> None:
+        """Wait for what is in flight and store it. An error has led here already: it is told, not these."""
         while self._flying:
-            with suppress(EmbeddingError):
+            try:
                 self._collect()
+            except EmbeddingError as error:
+                log.debug("another request ended too: %s", error)
+            except Exception as error:
+                log.warning("an answer could not be stored, it counts as perhaps paid for: %s", error)
 
-    def _failed(self, entry: int | None, error: EmbeddingError) -> None:
+    def _failed(self, request: _Request, error: EmbeddingError) -> None:
         self._done.usd_at_risk += self._account.usd(error.tokens_at_risk) or 0.0
-        if entry is not None:
-            settle(self._connection, entry, self._account, state="failed", tokens=0,
-                   tokens_at_risk=error.tokens_at_risk)  # fmt: skip
+        if request.entry is not None:
+            settle(self._storing, request.entry, self._account, state="failed", tokens=0,
+                   tokens_at_risk=error.tokens_at_risk - request.booked)  # fmt: skip
 
-    def _smaller(self, request: list[_Piece], error: RequestTooLargeError) -> list[list[_Piece]]:
-        """The same texts in smaller requests: half each, or a single text in more pieces."""
-        if len(request) > 1:
-            return [request[: len(request) // 2], request[len(request) // 2 :]]
-        (piece,) = request
+    def _smaller(self, sent: list[_Piece], error: RequestTooLargeError) -> list[list[_Request]]:
+        """The same texts in smaller requests: some texts each, or a single text in more requests, or more pieces."""
+        texts = list(dict.fromkeys(piece.text for piece in sent))
+        if len(texts) > 1:
+            first = set(texts[: len(texts) // 2])
+            return [
+                [_Request([piece for piece in sent if (piece.text in first) is wanted])] for wanted in (True, False)
+            ]
+        if len(sent) > 1:
+            return [[_Request(sent[: len(sent) // 2]), _Request(sent[len(sent) // 2 :])]]
+        (piece,) = sent
         counts = self._embedder.count_tokens
-        parts = pieces(piece.content, piece.tokens // 2, lambda text: counts([text])[0])
+        prefix = piece.content.removesuffix(piece.bare)
+        parts = prefixed_pieces(piece.bare, prefix, piece.tokens // 2, lambda text: counts([text])[0])
         if piece.tokens < SMALLEST_PIECE or len(parts) < 2:
             raise error
         piece.text.out += len(parts) - 1
-        return [[_Piece(piece.text, part, tokens)] for part, tokens in zip(parts, counts(parts), strict=True)]
+        sizes = counts(parts)
+        return [
+            [
+                _Request([_Piece(piece.text, part, part.removeprefix(prefix), tokens)])
+                for part, tokens in zip(parts, sizes, strict=True)
+            ]
+        ]
 
-    def _store(self, request: list[_Piece], entry: int | None, answer: Answer) -> None:
-        check_vectors(answer.vectors, len(request), self._space.dimensions)
+    def _store(self, request: _Request, answer: Answer) -> None:
+        check_vectors(answer.vectors, len(request.pieces), self._space.dimensions)
         complete = []
-        for piece, vector in zip(request, answer.vectors, strict=True):
+        for piece, vector in zip(request.pieces, answer.vectors, strict=True):
             text = piece.text
             text.vectors.append(vector)
             text.weights.append(max(1, piece.tokens))
             text.out -= 1
             if not text.out:
                 complete.append(text)
-        with self._connection.transaction():
+        with self._storing.transaction():
             if complete:
                 vectors = np.stack([
                     text.vectors[0] if len(text.vectors) == 1 else average(np.stack(text.vectors), text.weights)
                     for text in complete
                 ])  # fmt: skip
                 store_vectors(
-                    self._connection, self._space, self._kind, [text.text_hash for text in complete], vectors,
+                    self._storing, self._space, self._kind, [text.text_hash for text in complete], vectors,
                     self._embedder.provenance, [len(text.vectors) for text in complete],
                 )  # fmt: skip
-            if entry is not None:
-                settle(self._connection, entry, self._account, state="answered", tokens=answer.tokens,
-                       tokens_at_risk=answer.tokens_at_risk)  # fmt: skip
-        self._told(complete, answer)
+            if request.entry is not None:
+                settle(self._storing, request.entry, self._account, state="answered", tokens=answer.tokens,
+                       tokens_at_risk=answer.tokens_at_risk - request.booked)  # fmt: skip
+        self._told(request, complete, answer)
 
-    def _told(self, complete: Sequence[_Text], answer: Answer) -> None:
+    def _told(self, request: _Request, complete: Sequence[_Text], answer: Answer) -> None:
         self._done.requests += 1
         self._done.tokens += answer.tokens
         self._done.usd += self._account.usd(answer.tokens) or 0.0
         self._done.usd_at_risk += self._account.usd(answer.tokens_at_risk) or 0.0
+        billed = answer.tokens / max(1, request.tokens)
+        for piece in request.pieces:
+            partition = self._done.partitions[piece.text.partition]
+            partition.tokens += piece.tokens * billed
+            partition.usd += (self._account.usd_per_million or 0.0) / 1e6 * piece.tokens * billed
         for text in complete:
             partition = self._done.partitions[text.partition]
             partition.embedded += 1
@@ -287,9 +380,9 @@ class _Sender:
         self._progress(len(complete))
 
 
-def _pieces(texts: Iterable[MissingText]) -> Iterator[Sized[_Piece]]:
-    """The texts in pieces, each of which may go in another request."""
+def _whole_texts(texts: Iterable[MissingText], prefix: int) -> Iterator[Sized[list[_Piece]]]:
+    """Each text with all its parts, the first `prefix` characters of which are no part of it."""
     for text in texts:
         whole = _Text(text.partition, text.text_hash, text.characters, len(text.parts))
-        for part, size in zip(text.parts, text.sizes, strict=True):
-            yield Sized(_Piece(whole, part, size), size)
+        pieces = [_Piece(whole, part, part[prefix:], size) for part, size in zip(text.parts, text.sizes, strict=True)]
+        yield Sized(pieces, sum(text.sizes), len(pieces))

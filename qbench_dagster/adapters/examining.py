@@ -18,11 +18,11 @@ from qbench_dagster.adapters.ledger import Account, check_account, reserve, sett
 from qbench_dagster.adapters.postgres import Connection, Database
 from qbench_dagster.adapters.space import Kind, Space, check_vectors, writing
 from qbench_dagster.adapters.sql import statement
-from qbench_dagster.core.packing import Sized, average, pack, prefixed_pieces
+from qbench_dagster.core.packing import Sized, average, in_parts, pack
 from qbench_dagster.core.pgcopy import HEADER, TRAILER, read_hashes, read_vectors
 from qbench_dagster.core.requests import Answer
 from qbench_dagster.core.suspicion import REFERENCES, Suspects, cosines
-from qbench_dagster.core.texts import doc_text, step_text, text_hash
+from qbench_dagster.core.texts import text_hash, text_of
 from qbench_dagster.core.verdict import Evidence, Examined, Fresh, Suspect, judge
 
 CONFIRMED = 5000
@@ -95,19 +95,15 @@ class _Asking:
 
     def vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Fresh unit vectors of a few texts, of long ones from pieces as they were stored. Raises EmbeddingError."""
-        count = self._embedder.count_tokens
         limits, ceiling = self._embedder.limits, self._embedder.token_ceiling
         if ceiling is not None:
             limits = replace(limits, tokens_per_request=min(ceiling, limits.tokens_per_request))
-        items: list[Sized[tuple[int, str]]] = []
-        prefix, limit = self.space.text_prefix, limits.tokens_per_input
-        whole = [prefix + text for text in texts]
-        for index, (text, sent, tokens) in enumerate(zip(texts, whole, count(whole), strict=True)):
-            parts, sizes = [sent], [tokens]
-            if tokens > limit:
-                parts = prefixed_pieces(text, prefix, limit, lambda part: count([part])[0])
-                sizes = count(parts)
-            items += [Sized((index, part), size) for part, size in zip(parts, sizes, strict=True)]
+        divided = in_parts(texts, self.space.text_prefix, limits.tokens_per_input, self._embedder.count_tokens)
+        items = [
+            Sized((index, part), size)
+            for index, (parts, sizes) in enumerate(divided)
+            for part, size in zip(parts, sizes, strict=True)
+        ]
         vectors = np.concatenate([self._request(request) for request in pack(items, limits)])
         owners = np.asarray([item.value[0] for item in items])
         weights = np.asarray([max(1, item.tokens) for item in items])
@@ -176,7 +172,7 @@ def _read_texts(
     if missing := [key for key in hashes if key not in texts]:
         query = statement("examine.sql", f"texts_{kind}s")
         for key, case_id, first, second in connection.execute(query, {"hashes": missing}, binary=True):
-            text = doc_text(first, second) if kind == "doc" else step_text(first, second)
+            text = text_of(kind, first, second)
             if text_hash(text) == bytes(key):  # another one was staged by a version with another text form
                 texts[bytes(key)] = (case_id, text)
 

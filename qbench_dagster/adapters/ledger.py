@@ -6,6 +6,7 @@ interruptions, retries and runs side by side.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,17 +56,34 @@ def reserve(
     usd = account.usd(tokens)
     limit = None if account.max_usd is None else account.max_usd + CENT_FRACTION
     values = {"space": space, "kind": kind, "model": model, "way": account.way, "run_id": account.run_id,
-              "texts": texts, "tokens": tokens, "usd": usd, "max_usd": limit}  # fmt: skip
+              "texts": texts, "tokens": tokens, "usd": usd, "max_usd": limit,
+              "usd_per_million": account.usd_per_million}  # fmt: skip
     entered = fetch_value(connection, statement("ledger.sql", "reserve"), **values)
     if entered is None:
-        so_far = spent(connection, space)
-        raise BudgetReachedError(
-            f"The budget of ${account.max_usd:,.4f} for {space} is reached: ${so_far['usd']:,.4f} spent"
-            + (f" and ${so_far['usd_at_risk']:,.4f} perhaps billed without an answer" if so_far["usd_at_risk"] else "")
-            + f", the next request of {texts:,} texts costs about ${usd or 0:,.4f}. Everything paid for is stored. "
-            "To go on, run again with a higher QBENCH_MAX_USD."
-        )
+        raise _reached(account, space, spent(connection, space, account.usd_per_million), texts, usd or 0.0)
     return int(entered)
+
+
+def book_risk(connection: Connection, space: str, entry: int, account: Account, *, texts: int, tokens: int) -> None:
+    """Note that an attempt of a request may have been billed, before it is tried again.
+
+    Raises BudgetReachedError if another attempt, on top of it, would exceed the budget.
+    """
+    usd = account.usd(tokens) or 0.0
+    connection.execute(statement("ledger.sql", "book_risk"), {"id": entry, "usd_at_risk": usd})
+    if account.max_usd is not None:
+        so_far = spent(connection, space, account.usd_per_million)  # the entry's own price is in it
+        if so_far["usd"] + so_far["usd_at_risk"] > account.max_usd + CENT_FRACTION:
+            raise _reached(account, space, {**so_far, "usd": so_far["usd"] - usd}, texts, usd)
+
+
+def _reached(account: Account, space: str, so_far: Mapping[str, Any], texts: int, usd: float) -> BudgetReachedError:
+    return BudgetReachedError(
+        f"The budget of ${account.max_usd:,.4f} for {space} is reached: ${so_far['usd']:,.4f} spent"
+        + (f" and ${so_far['usd_at_risk']:,.4f} perhaps billed without an answer" if so_far["usd_at_risk"] else "")
+        + f", the next request of {texts:,} texts costs about ${usd:,.4f}. Everything paid for is stored. "
+        "To go on, run again with a higher QBENCH_MAX_USD."
+    )
 
 
 def settle(
@@ -84,9 +102,12 @@ def mark_lost(connection: Connection, space: str) -> int:
     return max(0, connection.execute(statement("ledger.sql", "mark_lost"), {"space": space}).rowcount)
 
 
-def spent(connection: Connection, space: str) -> dict[str, Any]:
-    """`usd`, `usd_at_risk`, `tokens` and `requests` of a space, over all runs."""
-    return fetch_dicts(connection, statement("ledger.sql", "spent"), space=space)[0]
+def spent(connection: Connection, space: str, usd_per_million: float | None = None) -> dict[str, Any]:
+    """`usd`, `usd_at_risk`, `tokens` and `requests` of a space, over all runs.
+
+    Requests entered when their price was not known count at `usd_per_million`.
+    """
+    return fetch_dicts(connection, statement("ledger.sql", "spent"), space=space, usd_per_million=usd_per_million)[0]
 
 
 def spend_by_run(database: Database, space: str, limit: int = 20) -> list[dict[str, Any]]:

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 from qbench_dagster.adapters.postgres import Connection
 from qbench_dagster.adapters.space import Kind, Space
 from qbench_dagster.adapters.sql import statement
-from qbench_dagster.core.packing import prefixed_pieces
+from qbench_dagster.core.packing import in_parts
 from qbench_dagster.core.ranges import CaseRange, columns_of
 from qbench_dagster.core.requests import Limits
-from qbench_dagster.core.texts import doc_text, step_text, text_hash
+from qbench_dagster.core.texts import text_hash, text_of
 
 READ_TEXTS = 512
 
@@ -49,7 +49,7 @@ def missing_texts(
 
     The connection is in a transaction until the generator is closed: what is stored or sent by then is not noticed.
     """
-    limit, count, prefix = counter.limits.tokens_per_input, counter.count_tokens, space.text_prefix
+    limit = counter.limits.tokens_per_input
     with connection.transaction(), connection.cursor(name="missing", binary=True) as cursor:
         cursor.execute(
             statement("embed.sql", f"missing_{kind}s", space=space.name), {"space": space.name, **columns_of(ranges)}
@@ -57,17 +57,13 @@ def missing_texts(
         rows: Iterator[Any] = iter(cursor)
         while read := list(islice(rows, READ_TEXTS)):
             texts = [_text_of(kind, stored_hash, first, second) for _, stored_hash, first, second in read]
-            whole = [prefix + text for text in texts]
-            for (partition, stored_hash, *_), text, sent, tokens in zip(read, texts, whole, count(whole), strict=True):
-                parts, sizes = [sent], [tokens]
-                if tokens > limit:
-                    parts = prefixed_pieces(text, prefix, limit, lambda part: count([part])[0])
-                    sizes = count(parts)
+            divided = in_parts(texts, space.text_prefix, limit, counter.count_tokens)
+            for (partition, stored_hash, *_), text, (parts, sizes) in zip(read, texts, divided, strict=True):
                 yield MissingText(partition, stored_hash, len(text), parts, sizes)
 
 
 def _text_of(kind: Kind, stored_hash: bytes, first: str, second: Any) -> str:
-    text = doc_text(first, second) if kind == "doc" else step_text(first, second)
+    text = text_of(kind, first, second)
     if text_hash(text) != stored_hash:
         raise ValueError(f"staging holds the hash of another text than {text[:60]!r}: materialise normalized_testdocs")
     return text

@@ -18,7 +18,15 @@ import tenacity
 
 from qbench_dagster.adapters.batch_service import RefusedError, UnknownBatchError
 from qbench_dagster.adapters.embedders import EmbeddingError
-from qbench_dagster.adapters.openai_client import KEPT, TRANSPORT_ERRORS, Failure, OpenAIClient
+from qbench_dagster.adapters.openai_client import (
+    BACKOFF,
+    KEPT,
+    TRANSPORT_ERRORS,
+    FailedError,
+    Failure,
+    OpenAIClient,
+    trying_again,
+)
 from qbench_dagster.core.answers import AnswerError
 from qbench_dagster.core.batches import MARK, URL, WINDOW, RemoteBatch, read_batch, split_lines
 from qbench_dagster.core.requests import Limits
@@ -31,14 +39,6 @@ PAGE = 100
 CHUNK = 256 * 1024
 CLOCKS_APART_S = 86_400.0
 """Batches older than ours by more than this are not looked at: our clock and the service's may differ."""
-
-
-class _FailedError(Exception):
-    """An attempt that failed. Never leaves this module."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(str(failure.error))
-        self.failure = failure
 
 
 class OpenAIBatches:
@@ -109,20 +109,29 @@ class OpenAIBatches:
         """Make a batch of an uploaded file, marked as ours; never a second one of the same mark.
 
         A request whose answer was lost may have been served, so the batch is looked for before it is asked for again.
+        Whatever ends it from then on is no RefusedError: nobody knows that there is no batch.
         """
-        maybe_made = False
+        asked = 0
 
         def send() -> RemoteBatch:
-            nonlocal maybe_made
-            if maybe_made and (found := self._find(mark, since)):
+            nonlocal asked
+            asked += 1
+            if asked > 1 and (found := self._find(mark, since)):
                 return found
-            maybe_made = True
             raw = self._client.api.batches.with_raw_response.create(
                 input_file_id=file_id, endpoint=URL, completion_window=WINDOW, metadata={MARK: str(mark)}
             )
             return read_batch(json.loads(raw.content))
 
-        return self._tried("create a batch", send)
+        try:
+            return self._tried("create a batch", send)
+        except RefusedError as error:
+            if asked == 1:
+                raise
+            raise EmbeddingError(
+                f"{error} Asked for before, the batch may have been made all the same: its texts are not sent again "
+                "until the service can be asked for it, which the next run does."
+            ) from None
 
     def find(self, mark: UUID, since: float) -> RemoteBatch | None:
         """The batch of this mark, made after `since` (seconds of the epoch); None if there is none."""
@@ -187,22 +196,15 @@ class OpenAIBatches:
             try:
                 return send()
             except TRANSPORT_ERRORS as error:
-                raise _FailedError(self._failure(error, what)) from None
+                raise FailedError(self._failure(error, what)) from None
             except (AnswerError, ValueError, RecursionError) as error:
                 said = f"{self._client.url} did not answer as the Batch API does when asked to {what}: {error}."
-                raise _FailedError(Failure(EmbeddingError(said), retry=True)) from None
+                raise FailedError(Failure(EmbeddingError(said), retry=True)) from None
 
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, _FailedError) and error.failure.retry),
-            stop=tenacity.stop_after_attempt(self._attempts),
-            wait=_backoff,
-            sleep=self._sleep,
-            before_sleep=_report,
-            reraise=True,
-        )
+        retrying = trying_again(stop=tenacity.stop_after_attempt(self._attempts), wait=_backoff, sleep=self._sleep)
         try:
             return retrying(attempt)
-        except _FailedError as failed:
+        except FailedError as failed:
             error = failed.failure.error
             if failed.failure.retry:
                 raise EmbeddingError(f"{error} Given up after {self._attempts} attempts. {KEPT}") from None
@@ -229,15 +231,7 @@ def _identity(content: bytes) -> str:
     return str(given["id"])
 
 
-_jitter = tenacity.wait_random_exponential(multiplier=1, max=60)
-
-
 def _backoff(state: tenacity.RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
-    asked = error.failure.retry_after_s if isinstance(error, _FailedError) else None
-    return max(asked or 0.0, _jitter(state))
-
-
-def _report(state: tenacity.RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    log.info("Attempt %d failed, again: %s", state.attempt_number, error)
+    asked = error.failure.retry_after_s if isinstance(error, FailedError) else None
+    return max(asked or 0.0, BACKOFF(state))

@@ -1,21 +1,27 @@
-"""How to talk to OpenAI, or a server that speaks its API: the client, and what each of its errors means for us.
+"""How to talk to OpenAI, or a server that speaks its API: the client, what its errors mean for us, and trying again.
 
 What is sent is in the modules named for it. Nothing that leaves here as text holds the key or a URL's password.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import httpx2
 import openai
+import tenacity
 
 from qbench_dagster.adapters.embedders import EmbeddingError, RequestTooLargeError
+from qbench_dagster.adapters.secrets import UnusableKeyError, hidden, usable_key
 from qbench_dagster.core.pacing import retry_after
+from qbench_dagster.core.refusals import QUOTA_CODES, TOO_LARGE_CODES, named_limit, says_too_large
+
+log = logging.getLogger(__name__)
 
 OPENAI_URL = "https://api.openai.com/v1"
 KEPT = "What was paid for is kept: run again, and only the rest is sent."
@@ -27,8 +33,6 @@ LONGEST_WAIT_S = 3600.0
 
 _CONNECT_S = 15.0
 _SHOWN = 300  # characters of what a server says
-_QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
-_TOO_LARGE = {"max_tokens_per_request", "context_length_exceeded", "array_above_max_length", "string_above_max_length"}
 _NOT_SENT = (
     httpx2.ConnectError,
     httpx2.ConnectTimeout,
@@ -36,7 +40,6 @@ _NOT_SENT = (
     httpx2.ProxyError,
     httpx2.LocalProtocolError,
 )
-_NAMED_LIMIT = re.compile(r"\blimit:?\s+([\d,]+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,43 @@ class Failure:
     account_limit: int | None = None
 
 
+class FailedError(Exception):
+    """An attempt that failed. Never leaves the module that attempts."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(str(failure.error))
+        self.failure = failure
+
+
+BACKOFF = tenacity.wait_random_exponential(multiplier=1, max=60)
+"""Full jitter: anything up to 1, 2, 4 … 60 s."""
+
+
+def report_attempt(state: tenacity.RetryCallState) -> None:
+    """Log that an attempt failed, and when the next one is made."""
+    error = state.outcome.exception() if state.outcome else None
+    wait = state.next_action.sleep if state.next_action else 0.0
+    log.info("Attempt %d failed, another in %.1f s or later: %s", state.attempt_number, wait, error)
+
+
+def trying_again(
+    *,
+    stop: Callable[[tenacity.RetryCallState], bool],
+    sleep: Callable[[float], None],
+    wait: Callable[[tenacity.RetryCallState], float] = BACKOFF,
+    before_sleep: Callable[[tenacity.RetryCallState], None] = report_attempt,
+) -> tenacity.Retrying:
+    """Calls again what raised a FailedError that deserves it; the last one comes out."""
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda error: isinstance(error, FailedError) and error.failure.retry),
+        stop=stop,
+        wait=wait,
+        sleep=sleep,
+        before_sleep=before_sleep,
+        reraise=True,
+    )
+
+
 class OpenAIClient:
     """The openai package's client, thread-safe, that tries everything once, and knows what its errors mean."""
 
@@ -66,7 +106,7 @@ class OpenAIClient:
         self.url = urlunsplit(urlsplit(url)._replace(query="", fragment=""))
         """Where requests go, fit to be shown."""
         self._timeout_s = timeout_s
-        self._secrets = [secret for secret in (key, *(login or ())) if len(secret) > 3]
+        self._secrets = (key, *(login or ()))
         self.api = openai.OpenAI(
             api_key=key,
             base_url=url,
@@ -106,12 +146,11 @@ class OpenAIClient:
         codes = {error.code, error.type}
         wait = retry_after(headers, time.time())
         answered = f"{self.url} answered {status}"
-        if codes & _QUOTA:
+        if codes & QUOTA_CODES:
             text = f"The account has no credit left or has reached its spending limit. {answered}: {said} Add credit. "
             return Failure(EmbeddingError(text + KEPT), headers=headers)
-        if status == 413 or codes & _TOO_LARGE or _says_too_large(said):
-            found = _NAMED_LIMIT.search(said)
-            limit = int(found[1].replace(",", "")) if found else 0
+        if status == 413 or codes & TOO_LARGE_CODES or says_too_large(said):
+            limit = named_limit(said)
             text = f"The request is too large for the service. {answered}: {said}"
             return Failure(RequestTooLargeError(text), headers=headers, account_limit=limit if status == 429 else None)
         if status in (408, 409, 429) or status >= 500:
@@ -138,9 +177,8 @@ class OpenAIClient:
 
     def _shown(self, text: str) -> str:
         """What a server said, without tags, secrets and length, as one sentence."""
-        for secret in self._secrets:
-            text = text.replace(secret, "[secret]")
-        text = re.sub(r"\bsk-[\w*-]{4,}", "[secret]", re.sub(r"<[^<>]*>", " ", text))
+        text = re.sub(r"<[^<>]*>", " ", hidden(text, self._secrets))
+        text = re.sub(r"\bsk-[\w*-]{4,}", "[secret]", text)
         text = " ".join(text.split())
         text = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
         return text if text.endswith((".", "…", "!")) else text + "."
@@ -148,12 +186,12 @@ class OpenAIClient:
 
 def _usable_key(api_key: str, *, needed: bool) -> str:
     """The key without white space around it, or a stand-in for a server that needs none."""
-    key = api_key.strip()
+    try:
+        key = usable_key("OPENAI_API_KEY", api_key)
+    except UnusableKeyError as error:
+        raise EmbeddingError(str(error)) from None
     if not key and needed:
         raise EmbeddingError("OPENAI_API_KEY is not set: the embedder `openai` needs the key of an account.")
-    if not key.isascii() or not key.isprintable() or " " in key:
-        # Sent all the same, the HTTP library's error would quote it.
-        raise EmbeddingError("OPENAI_API_KEY holds white space or characters that no key has (it is not shown).")
     return key or "unused"
 
 
@@ -177,9 +215,3 @@ def _message(error: openai.APIStatusError) -> str:
     if isinstance(error.body, dict) and isinstance(error.body.get("message"), str):
         return str(error.body["message"])
     return str(error.response.text)
-
-
-def _says_too_large(said: str) -> bool:
-    """OpenAI and others name it in words only: an input over the model's, a request over the account's minute."""
-    lower = said.lower()
-    return "context length" in lower or "request too large" in lower or "max_tokens_per_request" in lower

@@ -6,7 +6,6 @@ money, is for the caller; what an error means is `openai_client.py`, when a requ
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,29 +15,23 @@ import openai
 import tenacity
 from numpy.typing import NDArray
 
-from qbench_dagster.adapters.embedders import EmbeddingError
+from qbench_dagster.adapters.embedders import AtRisk, EmbeddingError
 from qbench_dagster.adapters.gate import Gate
-from qbench_dagster.adapters.openai_client import KEPT, TRANSPORT_ERRORS, Failure, OpenAIClient
+from qbench_dagster.adapters.openai_client import (
+    KEPT,
+    TRANSPORT_ERRORS,
+    FailedError,
+    Failure,
+    OpenAIClient,
+    report_attempt,
+    trying_again,
+)
 from qbench_dagster.core.answers import AnswerError, DimensionError, read_answer
 from qbench_dagster.core.packing import Sized, pack
 from qbench_dagster.core.requests import Answer, Limits
 
-log = logging.getLogger(__name__)
-
-LONGEST_BACKOFF_S = 60.0
 UNUSABLE_ATTEMPTS = 3
 """A server that answers 200 with nonsense may bill each time: asked again twice, not eight times."""
-
-_backoff = tenacity.wait_random_exponential(multiplier=1, max=LONGEST_BACKOFF_S)
-"""Full jitter: anything up to 1, 2, 4 … 60 s."""
-
-
-class _FailedError(Exception):
-    """An attempt that failed. Never leaves this module."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(str(failure.error))
-        self.failure = failure
 
 
 @dataclass(slots=True)
@@ -48,6 +41,8 @@ class _Sending:
     texts: list[str]
     tokens: int
     tokens_at_risk: int = 0
+    told: int = 0
+    """Of these, what the caller has been told of."""
     unusable: int = 0
 
 
@@ -100,21 +95,25 @@ class OpenAIEmbedder:
         """Tokens of each text as it would be sent."""
         return self._count(_sendable(texts))
 
-    def request(self, texts: Sequence[str]) -> Answer:
+    def request(self, texts: Sequence[str], at_risk: AtRisk | None = None) -> Answer:
         """One request, tried until it is answered or given up. See `Embedder.request`."""
         sendable = _sendable(texts)
         sending = _Sending(sendable, sum(self._count(sendable)))
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, _FailedError) and error.failure.retry),
+
+        def before_another(state: tenacity.RetryCallState) -> None:
+            report_attempt(state)
+            if at_risk is not None and sending.tokens_at_risk > sending.told:
+                lately, sending.told = sending.tokens_at_risk - sending.told, sending.tokens_at_risk
+                at_risk(lately)
+
+        retrying = trying_again(  # where the service asks for a longer wait, the gate stays closed until then
             stop=lambda state: state.attempt_number >= self._attempts or sending.unusable >= UNUSABLE_ATTEMPTS,
-            wait=_backoff,  # where the service asks for longer, the gate stays closed until then
             sleep=self._gate.pause,
-            before_sleep=_report,
-            reraise=True,
+            before_sleep=before_another,
         )
         try:
             vectors, tokens = retrying(self._attempt, sending)
-        except _FailedError as failed:
+        except FailedError as failed:
             raise _given_up(failed.failure, sending, retrying.statistics["attempt_number"]) from None
         except EmbeddingError as error:  # stopped while waiting, or larger than the account's bucket
             error.tokens_at_risk = sending.tokens_at_risk
@@ -137,7 +136,7 @@ class OpenAIEmbedder:
         self._client.close()
 
     def _attempt(self, sending: _Sending) -> tuple[NDArray[np.float32], int]:
-        """Send once: vectors and tokens billed. Raises _FailedError, whose tokens at risk are added up already."""
+        """Send once: vectors and tokens billed. Raises FailedError, whose tokens at risk are added up already."""
         body = self._exchange(sending)
         try:
             vectors, tokens = read_answer(body, len(sending.texts), self.dimensions)
@@ -145,18 +144,18 @@ class OpenAIEmbedder:
             sending.tokens_at_risk += sending.tokens
             sending.unusable += 1
             text = f"{self._client.url} answered {self.model!r} with something unusable: {error}."
-            raise _FailedError(Failure(EmbeddingError(text), retry=True, maybe_billed=True)) from None
+            raise FailedError(Failure(EmbeddingError(text), retry=True, maybe_billed=True)) from None
         except DimensionError as error:
             sending.tokens_at_risk += sending.tokens
             text = (
                 f"{self.model!r} at {self._client.url} answered with {error}, the space has {self.dimensions}. "
                 f"Set QBENCH_DIMENSIONS to {error.found}, or QBENCH_MODEL to a model of {self.dimensions}. {KEPT}"
             )
-            raise _FailedError(Failure(EmbeddingError(text), maybe_billed=True)) from None
+            raise FailedError(Failure(EmbeddingError(text), maybe_billed=True)) from None
         return vectors, sending.tokens if tokens is None else tokens
 
     def _exchange(self, sending: _Sending) -> bytes:
-        """The body of a 200, after waiting for a turn. Raises _FailedError."""
+        """The body of a 200, after waiting for a turn. Raises FailedError."""
         turn = self._gate.enter(sending.tokens)
         failure: Failure | None = None
         answered: dict[str, str] = {}
@@ -186,18 +185,12 @@ class OpenAIEmbedder:
             sending.tokens_at_risk += sending.tokens
         if failure.account_limit is not None:
             self._gate.refused_as_too_large(sending.tokens, failure.account_limit)
-        raise _FailedError(failure)
+        raise FailedError(failure)
 
 
 def _sendable(texts: Sequence[str]) -> list[str]:
     """As they are sent: the API refuses an empty string, and UTF-8 half a surrogate pair (a terminal's query)."""
     return [text.encode("utf-8", "replace").decode() if text.strip() else " " for text in texts]
-
-
-def _report(state: tenacity.RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    wait = state.next_action.sleep if state.next_action else 0.0
-    log.info("Attempt %d failed, another in %.1f s or later: %s", state.attempt_number, wait, error)
 
 
 def _given_up(failure: Failure, sending: _Sending, attempts: int) -> EmbeddingError:

@@ -15,18 +15,19 @@ from qbench_dagster.adapters.ledger import spent
 from qbench_dagster.adapters.postgres import Connection, Database, fetch_dicts
 from qbench_dagster.adapters.space import KINDS, Kind, Space, ensure_space
 from qbench_dagster.adapters.sql import statement
-from qbench_dagster.core.packing import Sized, fewest, prefixed_pieces
+from qbench_dagster.core.packing import Sized, fewest, in_parts
 from qbench_dagster.core.plan import (
     ASSUMED_TOKENS_PER_MINUTE,
     KindPlan,
     Plan,
+    Way,
     dollars,
     index_bytes,
     table_bytes,
 )
 from qbench_dagster.core.prices import Price
 from qbench_dagster.core.requests import Limits
-from qbench_dagster.core.texts import doc_text, step_text
+from qbench_dagster.core.texts import text_of
 
 READ_TEXTS = 512
 TIMED_TEXTS = 256
@@ -71,6 +72,7 @@ def plan(
     tokens: Tokens,
     limits: Limits,
     price: Price | None,
+    way: Way,
     max_usd: float | None,
     reusable: Reusable,
     free_embedder: Embedder | None,
@@ -114,6 +116,7 @@ def plan(
         exact_tokens=tokens.exact,
         usd=usd,
         usd_by_batch=usd_by_batch,
+        way=way,
         spent_usd=so_far["usd"] + so_far["usd_at_risk"],
         max_usd=max_usd,
         table_bytes=table_bytes(new, space.dimensions, space.vector_type),
@@ -133,18 +136,15 @@ def _count(
     reusable: Mapping[str, set[bytes]],
     sample: list[str],
 ) -> _Counted:
-    counted, prefix, limit = _Counted(), space.text_prefix, limits.tokens_per_input
+    counted = _Counted()
     with connection.transaction(), connection.cursor(name="texts", binary=True) as cursor:
         cursor.execute(statement("plan.sql", f"texts_{kind}s", space=space.name), {"space": space.name})
         for texts in _batches(_to_embed(kind, cursor, reusable, counted)):
             sample += texts[: TIMED_TEXTS - len(sample)]
             counted.to_embed += len(texts)
-            for text, size in zip(texts, tokens.count([prefix + text for text in texts]), strict=True):
-                parts = 1
-                if size > limit:
-                    parts = len(prefixed_pieces(text, prefix, limit, lambda part: tokens.count([part])[0]))
-                counted.in_pieces += parts > 1
-                counted.sizes.append(Sized(None, size, parts))
+            for parts, sizes in in_parts(texts, space.text_prefix, limits.tokens_per_input, tokens.count):
+                counted.in_pieces += len(parts) > 1
+                counted.sizes.append(Sized(None, sum(sizes), len(parts)))
     return counted
 
 
@@ -161,7 +161,7 @@ def _to_embed(kind: Kind, rows: Iterator[Any], reusable: Mapping[str, set[bytes]
         elif in_batch:
             counted.in_batches += 1
         else:
-            yield doc_text(first, second) if kind == "doc" else step_text(first, second)
+            yield text_of(kind, first, second)
 
 
 def _batches(texts: Iterator[str]) -> Iterator[list[str]]:

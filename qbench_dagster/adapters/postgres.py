@@ -162,8 +162,12 @@ class Database:
             self._pool.putconn(lent)
 
     @contextmanager
-    def exclusive(self, name: str) -> Iterator[None]:
-        """Hold the advisory lock `name` for a while; says in the log whom it waits for."""
+    def exclusive(self, name: str) -> Iterator[Connection]:
+        """Hold the advisory lock `name` for a while; says in the log whom it waits for.
+
+        The lock belongs to the connection that is given. Who writes on that one cannot write without the lock: a
+        connection of its own, idle for an hour, may be cut and the lock given away without anybody noticing.
+        """
         with self.connection(f"lock {name}", long=True) as connection:
             connection.execute("SET lock_timeout = 0")
             if not fetch_value(connection, statement("setup.sql", "try_advisory_lock"), name=name):
@@ -171,9 +175,10 @@ class Database:
                 log.warning("waiting for %s, held by %s", name, holder or "another run")
                 connection.execute(statement("setup.sql", "advisory_lock"), {"name": name})
             try:
-                yield
+                yield connection
             finally:
-                connection.execute(statement("setup.sql", "advisory_unlock"), {"name": name})
+                if not connection.closed:
+                    connection.execute(statement("setup.sql", "advisory_unlock"), {"name": name})
 
 
 def fetch_value(connection: Connection, query: sql.Composed, /, **values: Any) -> Any:

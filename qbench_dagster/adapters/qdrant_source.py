@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
+from qbench_dagster.adapters.secrets import UnusableKeyError, hidden, usable_key
 from qbench_dagster.adapters.space import KINDS, Kind
 from qbench_dagster.adapters.vector_source import BATCH_POINTS, Batch, SourceError
 
@@ -61,7 +62,10 @@ class QdrantSource:
         `vector_name` is read of points with several vectors; without it the unnamed one, the only one, or the only
         one of `dimensions`. Raises SourceError.
         """
-        self._key = api_key
+        try:
+            self._key = usable_key("QBENCH_QDRANT_API_KEY", api_key or "")
+        except UnusableKeyError as error:
+            raise SourceError(str(error)) from None
         self._where = _without_credentials(url) if url else str(path)
         self._names: dict[Kind, tuple[str, str, bool]] = {}  # collection, vector, quantized
         self._client = self._open(url, path)
@@ -139,7 +143,7 @@ class QdrantSource:
             ) from None
         if url:
             with self._errors():
-                return QdrantClient(url=url, api_key=self._key, timeout=TIMEOUT_S, check_compatibility=False)
+                return QdrantClient(url=url, api_key=self._key or None, timeout=TIMEOUT_S, check_compatibility=False)
         if path is None:
             raise SourceError("Neither QBENCH_QDRANT_URL nor QBENCH_QDRANT_PATH is set.")
         if not (path / "meta.json").is_file():  # the client would make an empty one there
@@ -199,8 +203,7 @@ class QdrantSource:
             raise SourceError(f"Qdrant at {self._where} cannot be read: {self._hidden(error)}.{hint}") from None
 
     def _hidden(self, error: object) -> str:
-        text = f"{type(error).__name__}: {error}"
-        return text.replace(self._key, "…") if self._key else text
+        return hidden(f"{type(error).__name__}: {error}", [self._key])
 
 
 def _choose(collection: str, vectors: Mapping[str, Any], wanted: str | None, dimensions: int) -> str:

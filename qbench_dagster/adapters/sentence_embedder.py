@@ -6,17 +6,19 @@ Only the model's life (import, load, encode) is here. The package is optional: `
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qbench_dagster.adapters.embedders import EmbeddingError
+from qbench_dagster.adapters.embedders import AtRisk, EmbeddingError
 from qbench_dagster.core.requests import Answer, Limits
 
 log = logging.getLogger(__name__)
@@ -29,10 +31,46 @@ UNLIMITED = 1_000_000
 """Tokenizers without a limit say 10^30; no model here attends to a million tokens."""
 
 
+DECIDING = {".json", ".txt", ".model", ".safetensors", ".bin", ".pt"}
+"""Kinds of files that decide a model's vectors: how it is put together, its vocabulary, its weights."""
+SAMPLES = 64
+SAMPLE_BYTES = 16_384
+"""What is read of a file for a fingerprint: 1 MiB all over it, for a model that was trained further may keep layers."""
+
+
 def model_name(model: str) -> str:
-    """What is recorded of `model`: a name of the hub as it is, of a folder its own name without the path to it."""
+    """What is recorded of `model`: a name of the hub as it is, of a folder its own name and a fingerprint of its files.
+
+    Two folders of one name may hold two models, whose vectors must not meet. `minilm@1a2b3c4d`; reads 1 MiB a file.
+    """
     path = Path(model).expanduser()
-    return path.resolve().name if path.is_absolute() or model.startswith(".") or path.is_dir() else model
+    if path.is_dir():
+        return f"{path.resolve().name}@{_fingerprint(tuple(_deciding_files(path)))}"
+    return path.resolve().name if path.is_absolute() or model.startswith(".") else model
+
+
+def _deciding_files(folder: Path) -> list[tuple[str, Path, int, int]]:
+    """(name within `folder`, file, size, time of change) of what decides the vectors; its modules are folders of it."""
+    files = [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.suffix in DECIDING]
+    named = [(path.relative_to(folder).as_posix(), path) for path in files if path.is_file()]
+    visible = [(name, path) for name, path in named if not name.startswith(".")]
+    return [(name, path, path.stat().st_size, path.stat().st_mtime_ns) for name, path in sorted(visible)]
+
+
+@lru_cache(maxsize=8)
+def _fingerprint(files: tuple[tuple[str, Path, int, int], ...]) -> str:
+    """Eight digits that another model of the same name has differently. Asked often, so it is kept."""
+    found = hashlib.sha256()
+    for name, path, size, _ in files:
+        found.update(f"{name} {size}\n".encode())
+        with path.open("rb") as file:
+            if size <= SAMPLES * SAMPLE_BYTES:
+                found.update(file.read())
+                continue
+            for sample in range(SAMPLES):
+                file.seek(sample * (size - SAMPLE_BYTES) // (SAMPLES - 1))
+                found.update(file.read(SAMPLE_BYTES))
+    return found.hexdigest()[:8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +120,7 @@ class SentenceEmbedder:
             found = counter(list(texts), add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
         return [max(1, len(tokens)) for tokens in found]
 
-    def request(self, texts: Sequence[str]) -> Answer:
+    def request(self, texts: Sequence[str], at_risk: AtRisk | None = None) -> Answer:  # noqa: ARG002
         """Unit vectors of `texts`; nothing is billed. Raises EmbeddingError."""
         return Answer(self.embed(texts), 0)
 
@@ -105,6 +143,9 @@ class SentenceEmbedder:
 
     def stop(self) -> None:
         """Nothing ever waits here."""
+
+    def close(self) -> None:
+        """The model is let go of with the embedder."""
 
     def _ready(self) -> _Loaded:
         with self._loading:
@@ -136,6 +177,12 @@ class SentenceEmbedder:
         else:
             # From the cache first: asking the hub for news costs a request a file, and 70 s of retries offline.
             source, ways = self._source, [True, False]
+        name, _, fingerprint = self._source.partition("@")
+        if fingerprint and not folder.is_dir():
+            raise EmbeddingError(
+                f"{self._source} was a folder {name} on the machine that made its vectors. Set QBENCH_MODEL to where "
+                "that folder is here, unchanged."
+            )
         failure: Exception | None = None
         for only_local in ways:
             if not only_local:

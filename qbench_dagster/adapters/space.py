@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -33,12 +33,14 @@ class Space:
     """What makes its vectors: `lexical`, `openai` or `local`."""
     text_prefix: str = ""
     """Put before each text that is embedded; the hash that names a text is of the text without it."""
-    query_prefix: str = ""
-    """Put before a query. It changes no stored vector."""
+    query_prefix: str | None = field(default=None, compare=False)
+    """Put before a query. It changes no stored vector. None, in what settings name: as it is stored."""
+    recipe: int = TEXT_RECIPE
+    """Version of the texts its vectors are of; only those of this version can be filled."""
 
 
 def ensure_space(database: Database, space: Space) -> None:
-    """Register the space and create its tables if they are missing.
+    """Register the space and create its tables if they are missing. A query prefix of its own replaces the stored one.
 
     Raises DatabaseError if a space of that name was made by another model, dimension or recipe.
     """
@@ -50,7 +52,7 @@ def ensure_space(database: Database, space: Space) -> None:
         "recipe": TEXT_RECIPE,
         "text_prefix": space.text_prefix,
     }
-    searched = {"embedder": space.embedder, "query_prefix": space.query_prefix}
+    searched = {"embedder": space.embedder, "query_prefix": space.query_prefix or ""}
     with database.connection("ensure space") as connection, connection.transaction():
         known = fetch_dicts(connection, statement("embed.sql", "describe"), name=space.name)
         if not known:
@@ -59,7 +61,7 @@ def ensure_space(database: Database, space: Space) -> None:
                 script("space.sql", space=space.name, vector_type=space.vector_type, dimensions=space.dimensions)
             )
             return
-        if known[0]["query_prefix"] != space.query_prefix:
+        if space.query_prefix not in (None, known[0]["query_prefix"]):
             connection.execute(statement("embed.sql", "set_query_prefix"), {"name": space.name, **searched})
     if differing := {name: known[0][name] for name, value in wanted.items() if known[0][name] != value}:
         raise DatabaseError(
@@ -77,10 +79,10 @@ def active_space(database: Database) -> Space | None:
 
 
 @contextmanager
-def writing(database: Database, space: Space) -> Iterator[None]:
-    """Hold the lock of everyone who writes vectors of `space`: so a text is embedded, and paid for, once."""
-    with database.exclusive(f"{space.name}.embeddings"):
-        yield
+def writing(database: Database, space: Space) -> Iterator[Connection]:
+    """The connection that holds the lock of everyone who writes vectors of `space`: so a text is paid for once."""
+    with database.exclusive(f"{space.name}.embeddings") as connection:
+        yield connection
 
 
 def rows_lacking_vectors(

@@ -69,15 +69,21 @@ def build_embeddings(kind: Kind) -> dg.AssetsDefinition:
                             left = advance(database, space, kind, stage.ranges, service, account, done, tell)
                             waiting = waiting or left
                     if due and account.way != "batch":
-                        embed_missing(database, space, kind, due, embedder.get(space), account, tell, done)
+                        with embedder.open(space) as opened:
+                            embed_missing(database, space, kind, due, opened, account, tell, done)
         if waiting:
             context.log.info(f"{waiting}. The sensor embedding_batches goes on when a batch has ended.")
+            if any(done.spending().values()):
+                # Nothing is materialised yet, and what this run took in was paid for: the UI plots observations too.
+                metadata = {"texts_embedded": done.embedded, **done.spending()}
+                context.log_event(dg.AssetObservation(asset_key=name, metadata=metadata))
             yield _awaited(name, waiting)
             return
         for case_range in stage.ranges:
             if case_range.key in done.partitions:
                 partition = done.partitions[case_range.key]
                 stage.done(case_range, partition.texts, partition.counts())
+        stage.totals.update(done.spending())  # exact, where the shares of the partitions are rounded
         if done.partitions:
             lacking = rows_lacking_vectors(database, space, kind, stage.ranges)
         wrong = {
@@ -96,7 +102,6 @@ def build_embeddings(kind: Kind) -> dg.AssetsDefinition:
                 "dagster/table_name": f"{space.name}.{name}",
                 "model": space.model,
                 "dimensions": space.dimensions,
-                **done.spending(),
             },
         )
 

@@ -58,7 +58,7 @@ def sqlite_cases(
                 if landed.source_rows != held:
                     wrong[case_range.key] = f"{landed.source_rows} rows in the export, {held} landed"
                 stage.done(case_range, held, landed.counts())
-                stage.holds(stage.totals["held"])
+                stage.holds(int(stage.totals["held"]))
                 advance(landed.source_rows)
     columns = column_types(postgres.database, "landing", "cases")
     return stage.result(

@@ -33,7 +33,7 @@ class Stage:
         self._started = time.monotonic()
         self._held = 0
         self.ranges = ranges_in_run(context)
-        self.totals: dict[str, int] = {}
+        self.totals: dict[str, float] = {}
 
     def due(self, keys: Collection[str]) -> Iterator[CaseRange]:
         """The ranges of this run that have something to do, ascending."""
@@ -42,7 +42,7 @@ class Stage:
             self._context.log.info(f"{idle} of {len(self.ranges)} partitions have nothing to do")
         yield from (case_range for case_range in self.ranges if case_range.key in keys)
 
-    def done(self, case_range: CaseRange, rows: int, counts: Mapping[str, int]) -> None:
+    def done(self, case_range: CaseRange, rows: int, counts: Mapping[str, float]) -> None:
         """Record what was done to one partition, and the `rows` it now holds.
 
         A partition to which nothing was done gets no metadata of its own: at 13 ms each that was half of

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -40,7 +40,7 @@ ExportOption = Annotated[
 
 MaxUsd = Annotated[
     float | None,
-    typer.Option("--max-usd", help="What the space may cost in all. Default: QBENCH_MAX_USD.", show_default=False),
+    typer.Option("--max-usd", help="What each space may cost in all. Default: QBENCH_MAX_USD.", show_default=False),
 ]
 
 
@@ -195,7 +195,8 @@ def search(
                 markup=False, highlight=False, soft_wrap=True,
             )  # fmt: skip
         filters = Filters(priority, tag, platform, test_type, folder, project)
-        vector = embedder(settings, space).embed([space.query_prefix + query])[0]
+        with closing(embedder(settings, space)) as chosen:
+            vector = chosen.embed([(space.query_prefix or "") + query])[0]
         results = find(database, vector, k, filters, steps=steps, model=space.model)
     if as_json:
         _print_json({"query": query, "space": space.name, "model": space.model, "results": results})

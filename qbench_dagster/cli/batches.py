@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -19,7 +21,8 @@ def batches(
         str | None,
         typer.Option(
             metavar="ID",
-            help="Give up a batch that the service does not know any more: its texts are sent, and billed, again.",
+            help="Give up a batch that the service does not know any more (it is asked): its texts are sent, and "
+            "billed, again.",
             show_default=False,
         ),
     ] = None,
@@ -30,15 +33,19 @@ def batches(
     from qbench_dagster.adapters.batch_store import list_batches  # noqa: PLC0415
     from qbench_dagster.adapters.batching import forget as give_up  # noqa: PLC0415
     from qbench_dagster.adapters.embedders import EmbeddingError  # noqa: PLC0415
-    from qbench_dagster.wiring import account, embedding_space  # noqa: PLC0415
+    from qbench_dagster.wiring import account, batch_service, embedding_space  # noqa: PLC0415
 
     given_up = None
     with clear_errors(), _database(settings := load_settings()) as database:
-        if forget is not None:
-            given_up = give_up(database, forget, account(settings, embedding_space(settings), "qbench batches"))
-            if given_up is None:
-                _fail(f"No batch {forget} is out. `qbench batches` lists them.")
         try:
+            if forget is not None:
+                space = embedding_space(settings)
+                given_up = give_up(
+                    database, forget, account(settings, space, "qbench batches"),
+                    lambda batch: closing(batch_service(settings, replace(space, name=batch.space, model=batch.model))),
+                )  # fmt: skip
+                if given_up is None:
+                    _fail(f"No batch {forget} is out. `qbench batches` lists them.")
             waiting = _poll(database) if poll else None
         except EmbeddingError as error:
             _fail(str(error), 1)

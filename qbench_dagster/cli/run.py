@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from qbench_dagster.adapters.testrail_export import TestRailExport
 from qbench_dagster.assets.stage import RUN_TOTALS
 from qbench_dagster.definitions import build_definitions
-from qbench_dagster.partitions import register_ranges, registered_ranges
+from qbench_dagster.partitions import range_tags, register_ranges, registered_ranges
 from qbench_dagster.progress import Context, Progress
 from qbench_dagster.settings import Settings
 
@@ -28,9 +28,6 @@ PUBLISHED = ("doc_embeddings", "step_embeddings", "pg_tables")
 STAGES = (*LANDED, "reused_vectors", *PUBLISHED, "hnsw_index", "parity_report")
 
 COLUMNS = (TextColumn("{task.description:<36}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-
-RANGE_START = "dagster/asset_partition_range_start"
-RANGE_END = "dagster/asset_partition_range_end"
 
 
 class TerminalProgress(Progress):
@@ -82,6 +79,10 @@ class RunSummary:
             values: dict[str, Any] = {name: v.value for name, v in metadata.items() if not name.startswith("dagster/")}
             totals = values.pop(RUN_TOTALS, {})  # of the run; beside them stand the counts of one partition
             self.stages[event.materialization.asset_key.to_user_string()] = {**values, **totals}
+        for event in result.get_asset_observation_events():  # of batches taken in while others are awaited
+            observed = event.asset_observation_data.asset_observation
+            counts = {name: value.value for name, value in observed.metadata.items()}
+            self.stages.setdefault(observed.asset_key.to_user_string(), {"seconds": 0.0, **counts})
         report = self.stages.get("parity_report", {}).get("report")
         self.report = str(report) if report else self.report
         for check in result.get_asset_check_evaluations():
@@ -218,16 +219,10 @@ class _Runner:
         """Execute a job, or `only` some assets of it, over all ranges if it is partitioned; whether it succeeded."""
         result = self._definitions.resolve_job_def(job).execute_in_process(
             instance=self._instance,
-            tags=self._all_ranges() if job == "load_cases" else {},
+            tags=range_tags(self._instance, registered_ranges(self._instance)) if job == "load_cases" else {},
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, "ops": dict(config or {})},
             raise_on_error=False,
             asset_selection=[dg.AssetKey(name) for name in only] or None,
         )
         self._summary.take(result, job)
         return bool(result.success)
-
-    def _all_ranges(self) -> dict[str, str]:
-        # A range of dynamic partitions follows the order they were made in, not their names.
-        known = registered_ranges(self._instance)
-        keys = [key for key in self._instance.get_dynamic_partitions("case_ranges") if key in known]
-        return {RANGE_START: keys[0], RANGE_END: keys[-1]}

@@ -46,9 +46,16 @@ def show_run(console: Console, summary: RunSummary) -> None:
 
 
 def show_plan(console: Console, plan: Mapping[str, Any]) -> None:
-    """The plan's table, and what it does not say."""
+    """The plan's table, and what it does not say; then the same of the other space that is kept complete."""
+    _show_plan(console, plan, "What embedding will take")
+    for other in plan["also"]:
+        _show_plan(console, other, f"\n{other['space']}, which is read, gets the vectors of new texts too")
+
+
+def _show_plan(console: Console, plan: Mapping[str, Any], title: str) -> None:
     (first, *heading), *rows = plan["table"]
-    table = Table(first, title="What embedding will take", title_justify="left", show_edge=False, pad_edge=False)
+    console.print(title, style="table.title", highlight=False, markup=False, soft_wrap=True)
+    table = Table(first, show_edge=False, pad_edge=False)
     for name in heading:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
@@ -167,8 +174,8 @@ def show_spaces(console: Console, listed: Sequence[Mapping[str, Any]]) -> None:
             cost += f", ${space['usd_at_risk']:,.4f} perhaps billed without an answer"
         console.print(
             f"[bold]{escape(space['name'])}[/]{f' ({told})' if told else ''}: {escape(space['model'])}, "
-            f"{space['vector_type']}({space['dimensions']}), {space['documents']:,} documents and {space['steps']:,} "
-            f"steps ({origins or 'empty'}), covers {coverage}",
+            f"{space['vector_type']}({space['dimensions']}){escape(_prefixes(space))}, "
+            f"{space['documents']:,} documents and {space['steps']:,} steps ({origins or 'empty'}), covers {coverage}",
             highlight=False,
             soft_wrap=True,
         )
@@ -179,6 +186,12 @@ def show_spaces(console: Console, listed: Sequence[Mapping[str, Any]]) -> None:
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _prefixes(space: Mapping[str, Any]) -> str:
+    told = [f"{what} after {space[name]!r}" for what, name in (("texts", "text_prefix"), ("queries", "query_prefix"))
+            if space[name]]  # fmt: skip
+    return f", {' and '.join(told)}" if told else ""
 
 
 def show_cutover(console: Console, done: Mapping[str, Any]) -> None:

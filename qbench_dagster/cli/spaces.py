@@ -19,8 +19,8 @@ from qbench_dagster.settings import Settings, SettingsError, load_settings
 def spaces(as_json: Json = False) -> None:
     """Embedding spaces side by side: model, vectors, how much of what is published they cover, disk, spend, recall.
 
-    A change of QBENCH_MODEL, QBENCH_DIMENSIONS or QBENCH_VECTOR_TYPE is another space, which `qbench run` fills beside
-    the one the application reads.
+    A change of QBENCH_MODEL, QBENCH_DIMENSIONS, QBENCH_VECTOR_TYPE or QBENCH_TEXT_PREFIX is another space, which
+    `qbench run` fills beside the one the application reads.
     """
     with clear_errors(), _database(settings := load_settings()) as database:
         from qbench_dagster.adapters.cutover import list_spaces  # noqa: PLC0415

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from qbench_dagster.core.answers import AnswerError
 from qbench_dagster.core.packing import Sized, pack
+from qbench_dagster.core.refusals import QUOTA_CODES, named_limit
 from qbench_dagster.core.requests import Limits
 
 URL: Literal["/v1/embeddings"] = "/v1/embeddings"
@@ -23,10 +24,10 @@ MARK = "qbench_batch"
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 QUEUE_FULL = "token_limit_exceeded"
 """The account has too many tokens in unfinished batches: later, or less at once, they are taken."""
+FIRST_PAUSE_S = 300.0
+LONGEST_PAUSE_S = 6 * 3600.0
 
 _AGAIN_CODES = {"batch_expired", "batch_cancelled", "request_timeout"}
-_QUOTA_CODES = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
-_NAMED_LIMIT = re.compile(r"\blimit:\s*([\d,]*\d)", re.IGNORECASE)
 _OTHER_LINE_ENDS = "\x85\u2028\u2029"  # JSON leaves them as they are, and some readers of lines end one there
 _SHOWN = 200  # characters of what a service says
 
@@ -164,7 +165,7 @@ def read_result(line: bytes) -> Result:
         return Result(name, "answered", body)
     code, told = _error(body.get("error") if isinstance(body, dict) else None)
     # Without credit it fails as 429 too, and would for ever.
-    again = type(status) is int and (status in (408, 409, 429) or status >= 500) and code not in _QUOTA_CODES
+    again = type(status) is int and (status in (408, 409, 429) or status >= 500) and code not in QUOTA_CODES
     return Result(name, "again" if again else "refused", told=f"status {str(status)[:20]}: {told}")
 
 
@@ -243,8 +244,15 @@ def queue_ceiling(errors: Sequence[tuple[str, str]], tokens: int, queued: int) -
     told = [text for code, text in errors if code == QUEUE_FULL]
     if not told:
         return None
-    named = _NAMED_LIMIT.search(told[0])
-    limit = int(named[1].replace(",", "")) if named else 0
+    limit = named_limit(told[0])
     if 0 < limit < queued:
         return limit
     return max(1, tokens // 2)
+
+
+def pause_s(runs: int) -> float:
+    """Seconds before the same ended batches are seen to again, after so many runs that did not take them in.
+
+    What killed the first run (a deploy, the memory) is over soon. What fails them all costs a run now and then.
+    """
+    return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(runs - 1, 30)) if runs > 0 else 0.0

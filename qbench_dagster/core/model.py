@@ -15,8 +15,10 @@ NORMALIZER_VERSION = 1
 """Raise when the same case would normalise to something else: every case is then normalised again."""
 
 TEXT_RECIPE = 1
-"""Version of the text forms that name a vector by their hash (core/texts.py). What a model wants put before a text is
-no part of them: that is the space's prefix, so that spaces of two prefixes share the hashes of the published rows."""
+"""Version of the text forms that name a vector by their hash (core/texts.py). They are fixed: raised, no stored vector
+belongs to any text, and the space that is read is neither filled nor left for one of the new version (docs/adr/0012).
+What a model wants put before a text is no part of them: that is the space's prefix, so that spaces of two prefixes
+share the hashes of the published rows."""
 
 
 @dataclass(frozen=True, slots=True)

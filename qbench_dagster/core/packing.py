@@ -127,6 +127,24 @@ def prefixed_pieces(text: str, prefix: str, limit: int, count: Callable[[str], i
     return [prefix + piece for piece in pieces(text, room, count)]
 
 
+def in_parts(
+    texts: Sequence[str], prefix: str, limit: int, count: Callable[[Sequence[str]], list[int]]
+) -> list[tuple[list[str], list[int]]]:
+    """Each of `texts` as it is sent: its parts, `prefix` before each, and their tokens by `count`.
+
+    One part, but for a text that is over `limit` tokens with its prefix.
+    """
+    whole = [prefix + text for text in texts]
+    found = []
+    for text, sent, tokens in zip(texts, whole, count(whole), strict=True):
+        parts, sizes = [sent], [tokens]
+        if tokens > limit:
+            parts = prefixed_pieces(text, prefix, limit, lambda part: count([part])[0])
+            sizes = count(parts)
+        found.append((parts, sizes))
+    return found
+
+
 def _longest(text: str, start: int, goal: int, count: Callable[[str], int], guess: int) -> tuple[int, int]:
     """(characters from `start` that are just within `goal` tokens, their tokens), at least one character."""
     low, low_tokens = 0, 0

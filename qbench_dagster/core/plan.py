@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from qbench_dagster.core.prices import Price, cost
 
@@ -14,6 +14,8 @@ ROW_OVERHEAD = 100
 """Header, text hash, provenance, time stamp, line pointer and alignment of a row of vectors."""
 HNSW_OVERHEAD = 110
 """Headers of an HNSW element and its neighbour list: 690 bytes a row measured at binary, 3,072 dimensions, m 16."""
+Way = Literal["request", "batch"]
+"""How an embedding service is asked: now, or by batch."""
 ASSUMED_TOKENS_PER_MINUTE = 1_000_000
 """OpenAI's limit of the first paid tier; the account's own is known from the first answer's headers on."""
 
@@ -52,6 +54,8 @@ class Plan:
     exact_tokens: bool
     usd: float | None
     usd_by_batch: float | None
+    way: Way
+    """How the settings ask for it: which of the two it will cost."""
     spent_usd: float
     max_usd: float | None
     table_bytes: int
@@ -72,11 +76,16 @@ class Plan:
         return sum(kind.tokens for kind in self.kinds.values())
 
     @property
+    def usd_to_pay(self) -> float | None:
+        """What it costs the way it is asked for."""
+        return self.usd_by_batch if self.way == "batch" else self.usd
+
+    @property
     def within_budget(self) -> bool | None:
-        """Whether the whole of it fits the budget; None without a budget or a price."""
-        if self.max_usd is None or self.usd is None:
+        """Whether the whole of it fits the budget, the way it is asked for; None without a budget or a price."""
+        if self.max_usd is None or self.usd_to_pay is None:
             return None
-        return self.spent_usd + self.usd <= self.max_usd
+        return self.spent_usd + self.usd_to_pay <= self.max_usd
 
     def as_json(self) -> dict[str, Any]:
         """The plan as JSON values, and as a person reads it: its `table`, heading first, and `notes`."""
@@ -84,6 +93,7 @@ class Plan:
             **asdict(self),
             "to_embed": self.to_embed,
             "tokens": self.tokens,
+            "usd_to_pay": self.usd_to_pay,
             "within_budget": self.within_budget,
             "table": plan_rows(self),
             "notes": plan_lines(self),
@@ -155,12 +165,18 @@ def plan_lines(plan: Plan) -> list[str]:
     if plan.spent_usd:
         lines.append(f"${plan.spent_usd:,.2f} spent on this space so far")
     if plan.within_budget is not None:
+        way = "by batch" if plan.way == "batch" else "by requests, now"
         fits = "is enough" if plan.within_budget else "is not enough: embedding stops there, and can be resumed"
-        lines.append(f"The budget of ${plan.max_usd:,.2f} (QBENCH_MAX_USD) {fits}.")
+        paid = f"${(plan.usd_to_pay or 0) + plan.spent_usd:,.2f} in all, {way} (QBENCH_OPENAI_MODE)"
+        lines.append(f"The budget of ${plan.max_usd:,.2f} (QBENCH_MAX_USD) {fits}; {paid}.")
     lines.append(f"disk {plan.table_bytes / 2**20:,.0f} MiB of vectors, {plan.index_bytes / 2**20:,.0f} MiB of index")
     if plan.to_embed:
-        day = "; a batch takes up to a day" if plan.tokens else ""
-        lines.append(f"about {_duration(plan.seconds)} {plan.seconds_by}{day}")
+        if plan.tokens and plan.way == "batch":
+            lines.append("up to a day, by batch")
+        else:
+            lines.append(
+                f"about {_duration(plan.seconds)} {plan.seconds_by}" + "; a batch takes up to a day" * (plan.tokens > 0)
+            )
     for store, reasons in plan.refused.items():
         told = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in reasons.items())
         if told:
@@ -168,11 +184,14 @@ def plan_lines(plan: Plan) -> list[str]:
     return lines
 
 
-def plan_markdown(plan: Plan) -> str:
-    """The plan for the UI."""
-    heading, *rows = plan_rows(plan)
-    table = [f"| {' | '.join(heading)} |", f"|{' --- |' * len(heading)}", *(f"| {' | '.join(row)} |" for row in rows)]
-    return "\n".join([*table, "", *(f"- {line}" for line in plan_lines(plan))])
+def plan_markdown(*plans: Plan) -> str:
+    """The plan of each space for the UI, one below the other."""
+    found = []
+    for plan in plans:
+        heading, *rows = plan_rows(plan)
+        found += [f"| {' | '.join(heading)} |", f"|{' --- |' * len(heading)}"]
+        found += [*(f"| {' | '.join(row)} |" for row in rows), "", *(f"- {line}" for line in plan_lines(plan)), ""]
+    return "\n".join(found)
 
 
 def _duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The names of embedding spaces: a model, its dimensions and the text recipe. Change one, and it is another space."""
+"""The names of embedding spaces: a model, its dimensions, the prefix of its texts. Change one, and it is another."""
 
 from __future__ import annotations
 
@@ -17,9 +17,18 @@ LONGEST = 32
 """PostgreSQL cuts identifiers at 63 bytes; dimensions and suffixes need the rest."""
 
 
+def _plain(text: str) -> str:
+    return re.sub("[^a-z0-9]+", "_", text.lower()).strip("_")
+
+
 def space_name(model: str, dimensions: int, vector_type: str, text_prefix: str = "", recipe: int = TEXT_RECIPE) -> str:
-    """Schema of the space, e.g. `space_te3large_3072`; `_f32` for vector(D), `_p1a2b3c` for texts with a prefix."""
-    slug = SHORT.get(model) or re.sub("[^a-z0-9]+", "_", model.rpartition("/")[2].lower()).strip("_")[:LONGEST]
+    """Schema of the space, e.g. `space_te3large_3072`; `_f32` for vector(D), `_p1a2b3c` for texts with a prefix.
+
+    What follows an `@` in `model`, the fingerprint of a folder's files, is in the name whole, however long that is.
+    """
+    name, at, version = model.rpartition("/")[2].partition("@")
+    version = f"_{_plain(version)}" if at else ""
+    slug = SHORT.get(model) or _plain(name)[: max(0, LONGEST - len(version))] + version[:LONGEST]
     suffix = ("" if vector_type == "halfvec" else "_f32") + ("" if recipe == 1 else f"_r{recipe}")
     if text_prefix:
         suffix += f"_p{hashlib.sha256(text_prefix.encode()).hexdigest()[:6]}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
+from typing import Any, Literal
 
 _WORD = re.compile(r"\w+")
 
@@ -21,6 +22,11 @@ def doc_text(title: str, description: str | None) -> str:
 def step_text(action: str, expected: Iterable[str]) -> str:
     """The text of one step: its action, a line end, and its expected results one a line."""
     return action + "\n" + "\n".join(expected)
+
+
+def text_of(kind: Literal["doc", "step"], first: str, second: Any) -> str:
+    """The text of a staged row: of a case its title and description, of a step its action and expected results."""
+    return doc_text(first, second) if kind == "doc" else step_text(first, second)
 
 
 def text_hash(text: str) -> bytes:

@@ -7,12 +7,16 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
 
 from qbench_dagster.adapters import batch_sending, batch_store
@@ -23,7 +27,7 @@ from qbench_dagster.adapters.embedding import Embedding, embed_missing
 from qbench_dagster.adapters.ledger import Account, BudgetReachedError
 from qbench_dagster.adapters.openai_batches import OpenAIBatches
 from qbench_dagster.adapters.postgres import Database
-from qbench_dagster.adapters.space import KINDS, Kind, Space, ensure_space
+from qbench_dagster.adapters.space import KINDS, Kind, Space, ensure_space, writing
 from qbench_dagster.core.batches import BatchLimits
 from qbench_dagster.core.ranges import CaseRange
 from qbench_dagster.core.requests import Limits
@@ -77,6 +81,10 @@ class World:
             self.database, SPACE, kind, ranges, self.service, account(**given), self.done, lambda _: None
         )  # fmt: skip
 
+    def forget(self, named: str) -> batch_store.Batch | None:
+        """Give a batch up."""
+        return forget(self.database, named, account(), lambda _: nullcontext(self.service))
+
     def end_batches(self) -> None:
         """Every batch at the server comes to its end."""
         self.server.advance_batches(4)
@@ -94,6 +102,10 @@ class World:
 
     def states(self) -> list[str]:
         return [row[0] for row in rows(self.database, "SELECT state FROM store.batches ORDER BY created_at")]
+
+    def name(self) -> str:
+        """Our id of the first batch."""
+        return str(rows(self.database, "SELECT id::text FROM store.batches ORDER BY created_at")[0][0])
 
     def ledger(self) -> list[tuple[Any, ...]]:
         """(state, tokens, dollars) of each reservation."""
@@ -446,15 +458,153 @@ def test_a_batch_nobody_knows_any_more_is_told_and_can_be_given_up(world: World)
     with pytest.raises(EmbeddingError, match=f"{theirs}.*404.*qbench batches --forget {ours}"):
         world.go()
     assert world.claims() == 20, "the other range was sent; the lost batch is not sent again"
-    assert forget(world.database, "nonsense", account()) is None
-    given_up = forget(world.database, theirs, account())
+    assert world.forget("nonsense") is None
+    given_up = world.forget(theirs)
     assert given_up is not None
     assert given_up.texts == 10
-    assert forget(world.database, ours, account()) is None
+    assert world.forget(ours) is None
     assert rows(world.database, "SELECT state, usd, usd_at_risk > 0 FROM store.embedding_requests ORDER BY id") == [
         ("failed", 0.0, True), ("in_flight", pytest.approx(20 * PRICE / 1e6), False)
     ]  # fmt: skip
     assert world.go().texts == 20
+
+
+def test_a_batch_that_is_alive_is_not_given_up(world: World) -> None:
+    world.go()
+    told = r"batch_0+1 .*is at the service, validating, 0 of 0 lines done: it is not given up"
+    with pytest.raises(EmbeddingError, match=told):
+        world.forget(world.name())
+    world.end_batches()
+    with pytest.raises(EmbeddingError, match=r"is at the service, completed: .*`qbench run` takes in what it brought"):
+        world.forget("batch_00000001")
+    assert (world.claims(), world.states()) == (20, ["submitted"])
+    assert not world.go()
+    world.billed_once()
+    assert world.ledger() == [("answered", 40, pytest.approx(40 * PRICE / 1e6))]
+
+
+@pytest.mark.parametrize("fault", ["503", "bad-key", "quota"])
+def test_a_service_that_cannot_be_asked_gives_no_batch_up(world: World, fault: str) -> None:
+    world.go()
+    world.server.fail_next(*[fault] * 4, path="/v1/batches", method="GET")
+    with pytest.raises(EmbeddingError):
+        world.forget("batch_00000001")
+    assert (world.claims(), world.states()) == (20, ["submitted"])
+
+
+def test_a_batch_whose_results_are_gone_can_be_given_up(world: World) -> None:
+    world.server.batch_next(BatchOutcome("partly", share=0.5))
+    world.go()
+    world.end_batches()
+    world.service.delete_file(str(world.server.batches._batches["batch_00000001"].shown["error_file_id"]))
+    with pytest.raises(EmbeddingError, match=f"404.*qbench batches --forget {world.name()}"):
+        world.go()
+    assert world.forget("batch_00000001")
+    assert len(world.stored()) == 8
+    assert world.go().texts == 12
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_batch_whose_answer_was_lost_is_looked_for_before_it_is_given_up(world: World, made: bool) -> None:
+    fault = "reset-mid-body" if made else "500"
+    world.server.fail_next(fault, path="/v1/batches", method="POST")
+    world.server.fail_next("quota", path="/v1/batches", method="GET")
+    with pytest.raises(EmbeddingError, match="may have been made all the same"):
+        world.go()
+    assert (world.claims(), world.states()) == (20, ["preparing"])
+    if made:
+        with pytest.raises(EmbeddingError, match="is at the service, validating"):
+            world.forget(world.name())
+        assert world.go().texts == 20
+    else:
+        assert world.forget(world.name())
+        assert not world.server.files.names(), "so that a request still on its way comes to nothing"
+        assert rows(world.database, "SELECT usd, usd_at_risk FROM store.embedding_requests") == [(0, 0)]
+        assert world.go().texts == 20
+    assert len(world.server.batches._batches) == 1
+    world.end_batches()
+    assert not world.go()
+    world.billed_once()
+    assert sum(row[2] for row in world.ledger()) == pytest.approx(40 * PRICE / 1e6)
+
+
+def test_a_batch_that_is_taken_in_meanwhile_is_not_given_up(world: World) -> None:
+    world.go()
+    given_up: list[object] = ["not yet"]
+    with writing(world.database, SPACE) as storing:
+        [batch] = batch_store.outstanding(storing, SPACE.name)
+        thread = threading.Thread(target=lambda: given_up.append(world.forget(world.name())))
+        thread.start()
+        asked = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        while not rows(world.database, asked)[0][0]:
+            time.sleep(0.01)
+        claims = [claim for line in (0, 1, 2, 3, 4) for claim in batch_store.claims_of(storing, batch, line)]
+        found = np.stack([vector_of(f"{n}", 64, MODEL) for n in range(20)])
+        batch_store.store_line(storing, SPACE, batch, claims, found, 40, "openai_batch")
+        batch_store.end(storing, batch, account(), "taken_in")
+    thread.join(30)
+    assert given_up[1:] == [None]
+    booked = rows(world.database, "SELECT state, tokens, usd_at_risk FROM store.embedding_requests")
+    assert (world.states(), booked) == (["taken_in"], [("answered", 40, 0)])
+
+
+def test_a_batch_ends_once(world: World) -> None:
+    world.go()
+    with writing(world.database, SPACE) as storing:
+        [batch] = batch_store.outstanding(storing, SPACE.name)
+        assert len(batch_store.end(storing, batch, account(), "failed", error="first")) == 20
+        booked = rows(world.database, "SELECT * FROM store.embedding_requests")
+        assert batch_store.end(storing, batch, account(), "abandoned", tokens_at_risk=40) == set()
+    assert rows(world.database, "SELECT state, error FROM store.batches") == [("failed", "first")]
+    assert rows(world.database, "SELECT * FROM store.embedding_requests") == booked
+
+
+@pytest.mark.parametrize("outcome", ["completed", "partly", "expired", "failed"])
+def test_files_are_gone_once_a_batch_is_taken_in(world: World, outcome: str) -> None:
+    world.server.batch_next(BatchOutcome(outcome, status_codes=(500,)))
+    world.go()
+    assert len(world.server.files.names()) == 1
+    world.end_batches()
+    with nullcontext() if outcome != "failed" else pytest.raises(EmbeddingError, match="was refused"):
+        world.go()
+    while world.claims():
+        world.end_batches()
+        world.go()
+    assert not world.server.files.names()
+    world.billed_once()
+
+
+def test_the_input_of_a_batch_that_was_refused_is_gone(world: World) -> None:
+    world.server.fail_next("quota", path="/v1/batches", method="POST")
+    with pytest.raises(RefusedError):
+        world.go()
+    assert not world.server.files.names()
+
+
+def test_files_that_cannot_be_deleted_stay_and_that_is_said(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.go()
+    world.end_batches()
+    world.server.fail_when(lambda *_: True, "bad-key", path="/v1/files", method="DELETE")
+    assert not world.go()
+    assert world.states() == ["taken_in"]
+    assert world.stored() == DOCS
+    said = [record.getMessage() for record in caplog.records if "stays at the service" in record.getMessage()]
+    assert len(said) == 1
+    assert "does not accept the key" in said[0]
+
+
+def test_who_has_lost_the_lock_writes_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = batch_store.enter
+
+    def enter(*given: Any) -> Any:
+        rows(world.database, "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
+        return original(*given)
+
+    monkeypatch.setattr(batch_store, "enter", enter)
+    with pytest.raises(psycopg.OperationalError):
+        world.go()
+    assert (world.claims(), world.states(), world.ledger()) == (0, [], [])
+    assert not world.server.files.names()
 
 
 def test_a_connection_lost_while_reading_results_goes_on(world: World) -> None:

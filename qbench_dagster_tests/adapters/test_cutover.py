@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from qbench_dagster.adapters.cutover import (
     CutOver,
     cut_back,
     cut_over,
+    fill_command,
     find_space,
     indexed_as,
     list_spaces,
@@ -36,6 +38,8 @@ from qbench_dagster.adapters.reading import Filters, search
 from qbench_dagster.adapters.space import Space, active_space, ensure_space
 from qbench_dagster.core.lexical import embed
 from qbench_dagster.core.ranges import CaseRange
+from qbench_dagster.settings import load_settings
+from qbench_dagster.wiring import embedding_space
 from qbench_dagster_tests.support import EXACT, SPACE, case, execute, fill_space, rows, run_pipeline, write_export
 
 A = SPACE
@@ -90,7 +94,7 @@ def reads_are_on(database: Database, space: Space) -> None:
     for view, count in (("test_documents", 40), ("test_steps", 80)):
         assert rows(database, f"SELECT count(*) FROM qbench.{view}") == [(count,)]
     told = [(space.name, space.model, space.dimensions, space.vector_type)]
-    assert rows(database, "SELECT * FROM qbench.active_space") == told
+    assert rows(database, "SELECT name, model, dimensions, vector_type FROM qbench.active_space") == told
     active = active_space(database)
     assert active is not None
     assert active.name == space.name
@@ -161,13 +165,55 @@ def test_a_space_that_lacks_vectors_is_not_read(clean_database: Database, ranges
             f"(SELECT text_hash FROM {B.name}.step_embeddings LIMIT 1)")  # fmt: skip
     with pytest.raises(DatabaseError, match="lacks the vectors of 3 published documents and 1 steps") as raised:
         move(clean_database, B, ranges)
-    assert "QBENCH_EMBEDDER=lexical QBENCH_DIMENSIONS=32 QBENCH_VECTOR_TYPE=halfvec qbench run" in str(raised.value)
+    assert f"Fill it: {fill_command(B)}, then again." in str(raised.value)
     assert rows(clean_database, "SELECT count(*) FROM store.index_builds WHERE space = %s", B.name) == [(0,)]
     reads_are_on(clean_database, A)
     execute(clean_database, "UPDATE store.spaces SET recipe = 0 WHERE name = %s", B.name)
     with pytest.raises(DatabaseError, match=r"made for texts of recipe 0.*cannot be filled any more"):
         move(clean_database, B, ranges)
     assert rows(clean_database, "SELECT count(*) FROM store.cutovers") == [(0,)]
+
+
+def test_what_was_published_by_another_version_cannot_be_left(
+    clean_database: Database, ranges: list[CaseRange]
+) -> None:
+    """Vectors are named by their texts: those of another text form have names that no published row has."""
+    execute(clean_database, f"DELETE FROM {B.name}.doc_embeddings WHERE {ONE}")
+    execute(clean_database, "UPDATE store.spaces SET recipe = 0 WHERE active")
+    with pytest.raises(DatabaseError, match=r"texts of recipe 0, this version.*Use the version of qbench that pub"):
+        move(clean_database, B, ranges)
+    reads_are_on(clean_database, A)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        Space("space_e5_384_p1", "intfloat/e5-small", 384, "halfvec", "openai", "it's a $passage: ", "query: "),
+        Space("space_te3large_3072", "text-embedding-3-large", 3072, "vector", "openai"),
+        Space("space_lexical_64", "lexical-v1", 64, "halfvec"),
+    ],
+)
+def test_the_command_that_fills_a_space_names_that_space(space: Space, tmp_path: Path) -> None:
+    """Run by a shell that has another prefix set, as it is when one goes back."""
+    command = tmp_path / "qbench"
+    command.write_text("#!/bin/sh\nenv\nprintf END\n")
+    command.chmod(0o755)
+    shell = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "QBENCH_TEXT_PREFIX": "other: ", "QBENCH_MODEL": "other"}
+    done = subprocess.run(["sh", "-c", fill_command(space)], env=shell, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("END")
+    with pytest.MonkeyPatch.context() as patched:
+        for line in done.stdout.splitlines():
+            if line.startswith("QBENCH_"):
+                patched.setenv(*line.split("=", 1))
+        named = embedding_space(load_settings())
+    assert replace(named, name=space.name) == space
+    assert (named.query_prefix or "") == (space.query_prefix or "")
+
+
+def test_the_command_for_a_folder_says_that_it_is_one() -> None:
+    told = fill_command(Space("space_minilm_1a2b3c4d_384", "minilm@1a2b3c4d", 384, "halfvec", "local"))
+    assert "QBENCH_MODEL=minilm@1a2b3c4d" in told
+    assert told.endswith("qbench run (QBENCH_MODEL is the folder minilm of then)")
 
 
 def test_the_way_back_needs_the_vectors_of_what_was_published_since(
@@ -548,8 +594,9 @@ def test_the_list_tells_what_each_space_holds_and_cost(clean_database: Database,
             f"(SELECT text_hash FROM {B.name}.step_embeddings LIMIT 1)")  # fmt: skip
     old = replace(TWIN, name="space_twin_64_r0")
     ensure_space(clean_database, old)
-    execute(clean_database, "UPDATE store.spaces SET recipe = 0 WHERE name = %s", old.name)
+    execute(clean_database, "UPDATE store.spaces SET recipe = 0, text_prefix = 'passage: ' WHERE name = %s", old.name)
     a, b, c = list_spaces(clean_database)
+    assert [(space["text_prefix"], space["query_prefix"]) for space in (b, c)] == [("", ""), ("passage: ", "")]
     assert [space["name"] for space in (a, b, c)] == [A.name, B.name, old.name]
     assert (a["active"], a["documents"], a["steps"], a["coverage_percent"]) == (True, 40, 80, 100)
     assert (a["provenance"], a["usd"], a["tokens"]) == ({"lexical": 120}, 0, 0)

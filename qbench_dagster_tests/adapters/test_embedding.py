@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -163,7 +162,7 @@ def test_without_the_lock_two_runs_would_pay_twice(
     clean_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fault the lock is for, planted: the test above would see it."""
-    monkeypatch.setattr(Database, "exclusive", lambda *_: nullcontext())
+    monkeypatch.setattr(Database, "exclusive", lambda self, name: self.connection(name, long=True))
     ranges = stage(clean_database, tmp_path, TITLES, target=100)
     ensure_space(clean_database, SPACE)
     teller, both = Teller(inputs=2), threading.Barrier(2)

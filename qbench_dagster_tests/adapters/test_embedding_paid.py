@@ -6,11 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
 
-from qbench_dagster.adapters.embedders import EmbeddingError, LexicalEmbedder, RequestTooLargeError
+from qbench_dagster.adapters import embedding
+from qbench_dagster.adapters.embedders import AtRisk, EmbeddingError, LexicalEmbedder, RequestTooLargeError
 from qbench_dagster.adapters.embedding import Embedding, embed_missing
 from qbench_dagster.adapters.ledger import Account, BudgetReachedError, mark_lost, reserve, settle, spend_by_run, spent
 from qbench_dagster.adapters.postgres import Database
@@ -51,7 +54,7 @@ class Service(LexicalEmbedder):
         self._now = 0
         self._lock = threading.Lock()
 
-    def request(self, texts: Sequence[str]) -> Answer:
+    def request(self, texts: Sequence[str], at_risk: AtRisk | None = None) -> Answer:  # noqa: ARG002
         with self._lock:
             self.requests.append(list(texts))
             number = len(self.requests)
@@ -207,8 +210,10 @@ def test_a_fatal_error_keeps_what_was_paid_for(clean_database: Database, ranges:
 
 def test_what_an_earlier_attempt_may_have_cost_is_remembered(clean_database: Database, ranges: list[CaseRange]) -> None:
     class Shaky(Service):
-        def request(self, texts: Sequence[str]) -> Answer:
+        def request(self, texts: Sequence[str], at_risk: AtRisk | None = None) -> Answer:
             answer = super().request(texts)
+            assert at_risk is not None
+            at_risk(3)  # tried again after that, and the last attempt but one told nobody
             return Answer(answer.vectors, answer.tokens, tokens_at_risk=5)
 
     done = embed(clean_database, ranges, Shaky())
@@ -319,3 +324,138 @@ def test_a_prefix_is_sent_and_is_no_part_of_what_names_a_text(clean_database: Da
     key = text_hash(doc_text("Short", None))
     expected = lexical.embed(["passage: Short\n"], 64)[0]
     assert np.abs(vectors(clean_database, "doc", prefixed)[key] - expected).max() < 1e-3
+
+
+def test_the_budget_holds_over_attempts_that_may_have_been_billed(
+    clean_database: Database, ranges: list[CaseRange]
+) -> None:
+    attempts: list[int] = []
+
+    class Flaky(Service):
+        def request(self, texts: Sequence[str], at_risk: AtRisk | None = None) -> Answer:
+            tokens = sum(map(len, texts))
+            for attempt in range(8):
+                attempts.append(tokens)
+                try:
+                    at_risk(tokens) if at_risk else None
+                except EmbeddingError as error:
+                    error.tokens_at_risk = tokens * (attempt + 1)
+                    raise
+            raise AssertionError("nobody stopped it")
+
+    one = 30 * CHARACTERS
+    with pytest.raises(BudgetReachedError, match="perhaps billed"):
+        embed(clean_database, ranges, Flaky(limits=Limits(64, 10_000, 10_000)), max_usd=3 * one)
+    assert attempts == [one] * 3, "three may have been billed, and a fourth would be more than the budget"
+    assert sum(entry[3] for entry in ledger(clean_database)) == 3 * one
+    assert sum(entry[2] or 0 for entry in ledger(clean_database)) == 0
+
+
+def test_what_was_asked_when_the_price_was_unknown_counts_later(
+    clean_database: Database, ranges: list[CaseRange]
+) -> None:
+    embed_missing(
+        clean_database, SPACE, "doc", ranges[:1], Service(), Account("run"), lambda _: None, Embedding()
+    )  # fmt: skip
+    service = Service()
+    with pytest.raises(BudgetReachedError, match=f"{10 * CHARACTERS}.0000 spent"):
+        embed(clean_database, ranges, service, max_usd=10 * CHARACTERS)
+    assert service.requests == []
+
+
+def test_the_requests_of_one_text_are_entered_together(clean_database: Database, tmp_path: Path) -> None:
+    """Half of a text's vectors would be paid for, and lost with the process."""
+    ensure_space(clean_database, SPACE)
+    ranges = stage(clean_database, tmp_path, [" ".join(f"word{n}" for n in range(60))])
+    service = Service(limits=Limits(4, 100, 150))
+    with pytest.raises(BudgetReachedError):
+        embed(clean_database, ranges, service, max_usd=200)
+    assert service.requests == []
+    assert {entry[0] for entry in ledger(clean_database)} <= {"failed"}
+    done = embed(clean_database, ranges, service, max_usd=1000)
+    assert done.requests > 2
+    assert len(vectors(clean_database, "doc")) == 1
+
+
+def test_short_texts_stay_whole_when_a_request_is_divided(clean_database: Database, tmp_path: Path) -> None:
+    ensure_space(clean_database, SPACE)
+    longs = [" ".join(f"{letter}{n}" for n in range(40)) for letter in "abc"]
+    ranges = stage(clean_database, tmp_path, longs)
+
+    def answer(number: int, texts: Sequence[str]) -> None:
+        if number == 1:
+            raise RequestTooLargeError("too large")
+
+    service = Service(limits=Limits(8, 100, 1000), answer=answer)
+    embed(clean_database, ranges, service)
+    first, *others = service.requests
+    assert len(first) > 4
+    owners = [{text.split()[0][0] for text in request} for request in others]
+    assert sorted("".join(sorted(owner)) for owner in owners) == ["a", "bc"], "no text is in two requests"
+
+
+def test_a_prefix_stays_when_a_text_is_divided_again(clean_database: Database, tmp_path: Path) -> None:
+    prefixed = Space("space_lexical_64_p", "lexical-v1", 64, "halfvec", text_prefix="passage: ")
+    ensure_space(clean_database, prefixed)
+    ranges = stage(clean_database, tmp_path, [" ".join(f"word{n}" for n in range(40))])
+
+    def answer(number: int, texts: Sequence[str]) -> None:
+        if any(len(text) > 120 for text in texts):
+            raise RequestTooLargeError("maximum context length")
+
+    service = Service(answer=answer)
+    embed_missing(clean_database, prefixed, "doc", ranges, service, account(), lambda _: None, Embedding())
+    assert len(service.billed) > 2
+    assert all(text.startswith("passage: ") for text in service.billed)
+    said = "".join(text.removeprefix("passage: ") for text in service.billed)
+    assert sorted(said.split()) == sorted(f"word{n}" for n in range(40))
+
+
+def test_who_loses_the_lock_cannot_go_on(clean_database: Database, ranges: list[CaseRange]) -> None:
+    """The connection that holds it is the one that stores: a pooler or an administrator may cut it."""
+
+    def answer(number: int, texts: Sequence[str]) -> None:
+        if number == 3:
+            ours = "SELECT oid FROM pg_database WHERE datname = current_database()"
+            held = f"SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND database = ({ours})"
+            assert rows(clean_database, f"SELECT pg_terminate_backend(pid) FROM ({held}) holder") == [(True,)]
+
+    first = Service(answer=answer, concurrency=1)
+    with pytest.raises(psycopg.OperationalError):
+        embed(clean_database, ranges, first)
+    assert len(first.requests) <= 4
+    lost = sum(entry[1] for entry in ledger(clean_database) if entry[0] == "in_flight")
+    second = Service()
+    embed(clean_database, ranges, second)
+    assert len(vectors(clean_database, "doc")) == 30
+    twice = len(first.billed) + len(second.billed) - 30
+    assert twice <= lost
+    assert sum(entry[1] for entry in ledger(clean_database) if entry[0] == "lost") == lost
+
+
+def test_ctrl_c_while_the_budget_lands_keeps_what_is_answered(
+    clean_database: Database, ranges: list[CaseRange], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first interruption ends waiting and retries; what is on its way is stored all the same."""
+    interrupted = [False]
+    wait_for = embedding.wait_for
+
+    def interrupt(*arguments: Any, **options: Any) -> Any:
+        if service.requests and not interrupted[0] and len(service.requests) >= 3:
+            interrupted[0] = True
+            raise KeyboardInterrupt
+        return wait_for(*arguments, **options)
+
+    service = Service(answer=lambda *_: time.sleep(0.1))
+    monkeypatch.setattr(embedding, "wait_for", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        embed(clean_database, ranges, service, max_usd=3 * 4 * CHARACTERS)
+    assert interrupted == [True]
+    assert service.stopped == 1
+    assert len(vectors(clean_database, "doc")) == len(service.billed) == 12
+
+
+def test_each_partition_has_its_share_of_the_bill(clean_database: Database, ranges: list[CaseRange]) -> None:
+    done = embed(clean_database, ranges, Service(limits=Limits(7, 10_000, 10_000)))
+    assert [round(partition.tokens, 6) for partition in done.partitions.values()] == [10 * CHARACTERS] * 3
+    assert sum(partition.usd for partition in done.partitions.values()) == pytest.approx(done.usd)

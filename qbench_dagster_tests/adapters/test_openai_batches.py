@@ -17,6 +17,7 @@ from qbench_dagster.adapters.openai_batches import CLOCKS_APART_S, PAGE, OpenAIB
 from qbench_dagster.core.batches import custom_id, request_line
 from qbench_dagster.core.requests import Limits
 from qbench_dagster_tests.openai_server import OpenAIServer
+from qbench_dagster_tests.openai_server.faults import Fault
 from qbench_dagster_tests.openai_server.server import KEY
 
 MODEL = "text-embedding-3-large"
@@ -78,6 +79,43 @@ def test_a_creation_whose_answer_is_lost_is_not_made_twice(
     assert list(server.batches._batches) == [made.id]
     lost = fault == "reset-mid-body"  # it was served
     assert len(requests(server, "POST")) == (2 if lost else 3)
+
+
+FINAL = [Fault("quota"), Fault("bad-key"), Fault("no-model"), Fault("429", 7200.0)]
+
+
+@pytest.mark.parametrize("final", FINAL, ids=lambda fault: fault.kind)
+def test_a_batch_that_may_have_been_made_is_not_called_refused(
+    server: OpenAIServer, service: OpenAIBatches, final: Fault
+) -> None:
+    file_id = service.upload("qbench.jsonl", content("a"))
+    server.fail_next("reset-mid-body", path="/v1/batches", method="POST")
+    server.fail_next(final, path="/v1/batches", method="GET")
+    with pytest.raises(EmbeddingError, match="may have been made all the same") as caught:
+        service.create(file_id, MARK, 0.0)
+    assert not isinstance(caught.value, RefusedError)
+    assert (KEY in str(caught.value), caught.value.__cause__) == (False, None)
+    assert service.find(MARK, 0.0) is not None
+
+
+@pytest.mark.parametrize("final", FINAL, ids=lambda fault: fault.kind)
+def test_nor_is_one_that_a_later_attempt_is_refused(server: OpenAIServer, service: OpenAIBatches, final: Fault) -> None:
+    file_id = service.upload("qbench.jsonl", content("a"))
+    server.fail_next("500", final, path="/v1/batches", method="POST")
+    with pytest.raises(EmbeddingError) as caught:
+        service.create(file_id, MARK, 0.0)
+    assert not isinstance(caught.value, RefusedError), "a 500 may have been served, and listed later"
+
+
+@pytest.mark.parametrize("final", FINAL, ids=lambda fault: fault.kind)
+def test_a_batch_that_is_refused_at_once_was_not_made(
+    server: OpenAIServer, service: OpenAIBatches, final: Fault
+) -> None:
+    file_id = service.upload("qbench.jsonl", content("a"))
+    server.fail_next(final, path="/v1/batches", method="POST")
+    with pytest.raises(RefusedError):
+        service.create(file_id, MARK, 0.0)
+    assert len(requests(server, "POST")) == 2
 
 
 @pytest.mark.parametrize("fault", ["500", "reset", "reset-mid-body", "html-502", "not-json", "429"])

@@ -281,7 +281,7 @@ def test_the_first_space_is_activated_by_itself(clean_database: Database, tmp_pa
     ensure_space(clean_database, OTHER)
     assert rows(clean_database, "SELECT name FROM store.spaces WHERE active") == []
     assert publish_face(clean_database, OTHER) is True
-    assert rows(clean_database, "SELECT * FROM qbench.active_space") == [(OTHER.name, "lexical-v1", 32, "halfvec")]
+    assert rows(clean_database, "SELECT * FROM qbench.active_space") == [(OTHER.name, "lexical-v1", 32, "halfvec", "")]
 
 
 def test_a_case_is_published_when_the_active_space_has_its_vectors(clean_database: Database, tmp_path: Path) -> None:

@@ -358,6 +358,24 @@ def test_a_wrong_key_is_refused_and_never_shown(facade: Facade, wrong: str | Non
 
 
 @pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+def test_a_key_from_a_mounted_file_ends_with_its_line(facade: Facade) -> None:
+    fill(facade.client, count=3)
+    with serve(facade, f" {KEY}\r\n") as source:
+        assert source.count("doc") == 3
+
+
+@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+@pytest.mark.parametrize("key", ["planted-secret\n-1234", "planted-sécret-1234", "planted secret", "planted\x00secret"])
+def test_a_key_that_no_header_can_hold_is_refused_and_never_shown(facade: Facade, key: str) -> None:
+    fill(facade.client, count=1)
+    with pytest.raises(SourceError, match="QBENCH_QDRANT_API_KEY holds white space or characters") as caught:
+        serve(facade, key)
+    assert caught.value.__suppress_context__
+    assert "planted" not in str(caught.value)
+    assert facade.scrolls == []
+
+
+@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
 def test_a_server_without_the_collections_and_one_that_is_none(facade: Facade) -> None:
     with pytest.raises(SourceError, match="it has none at all"):
         serve(facade)

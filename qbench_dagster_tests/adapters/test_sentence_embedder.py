@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import builtins
 import importlib.util
+import re
 import shutil
+import subprocess
+import sys
 import threading
+import types
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +59,7 @@ def test_what_is_known_without_loading_anything() -> None:
     assert (embedder.provenance, embedder.paid, embedder.concurrency) == ("local", False, 1)
     assert embedder.token_ceiling is None
     embedder.stop()
+    embedder.close()
     assert embedder.count_tokens([]) == []
     assert embedder.embed([]).shape == (0, 384)
     assert loadable._loaded is None
@@ -65,11 +70,58 @@ def test_a_folder_is_recorded_by_its_name_without_its_path(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for given in (f"{tmp_path}/models/my-model", f"{tmp_path}/models/my-model/", "models/my-model", "./models/my-model",
-                  "~/models/my-model", str(tmp_path / "gone" / "my-model")):  # fmt: skip
-        assert SentenceEmbedder(given, 8).model == model_name(given) == "my-model", given
+                  "~/models/my-model"):  # fmt: skip
+        assert SentenceEmbedder(given, 8).model == model_name(given), given
+        assert model_name(given).partition("@")[0] == "my-model", given
+    assert model_name(str(tmp_path / "gone" / "my-model")) == "my-model"
     monkeypatch.chdir(tmp_path / "models" / "my-model")
-    assert model_name(".") == "my-model"
+    assert model_name(".") == model_name(str(tmp_path / "models" / "my-model"))
     assert model_name("intfloat/e5-small") == "intfloat/e5-small"
+
+
+BIG = 3_000_000
+
+
+def test_a_folder_is_recorded_with_a_fingerprint_of_what_decides_its_vectors(tmp_path: Path) -> None:
+    """What is no part of the model changes nothing; all that decides a vector does."""
+    folder = tmp_path / "v1" / "minilm"
+    (folder / "1_Pooling").mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    (folder / "model.safetensors").write_bytes(bytes(BIG))
+    first = model_name(str(folder))
+    assert re.fullmatch("minilm@[0-9a-f]{8}", first)
+    shutil.copytree(folder, tmp_path / "elsewhere" / "minilm")
+    assert model_name(str(tmp_path / "elsewhere" / "minilm")) == first, "where it lies is no matter"
+    (folder / "README.md").write_text("trained on …")
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "download.json").write_text("{}")
+    assert model_name(str(folder)) == first
+    seen = {first}
+    for name, content in (
+        ("config.json", b'{"hidden_size": 8}'),
+        ("1_Pooling/config.json", b'{"pooling_mode_cls_token": true}'),
+        ("vocab.txt", b"a"),
+        *(("model.safetensors", bytes(at) + b"x" * 100_000 + bytes(BIG - at - 100_000)) for at in (0, 1_200_000)),
+        ("model.safetensors", bytes(BIG - 1) + b"x"),
+        ("model.safetensors", bytes(BIG + 1)),
+    ):
+        (folder / name).write_bytes(content)
+        seen.add(model_name(str(folder)))
+    assert len(seen) == 8
+
+
+def test_naming_a_model_imports_no_torch(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    told = "from qbench_dagster.adapters.sentence_embedder import model_name; import sys; model_name(sys.argv[1]); "
+    command = [sys.executable, "-c", told + "sys.exit('torch' in sys.modules)", str(tmp_path)]
+    assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_a_folder_that_is_not_here_is_told_apart_from_a_name_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", types.SimpleNamespace(SentenceTransformer=None))
+    with pytest.raises(EmbeddingError, match=r"minilm@1a2b3c4d was a folder minilm .* Set QBENCH_MODEL to where"):
+        SentenceEmbedder("minilm@1a2b3c4d", 8).embed(["a"])
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -60,11 +61,17 @@ def test_the_active_space_is_known_with_what_makes_its_vectors(clean_database: D
     assert active_space(clean_database) is None
     execute(clean_database, "UPDATE store.spaces SET active = true WHERE name = %s", made.name)
     assert active_space(clean_database) == made
+    execute(clean_database, "UPDATE store.spaces SET recipe = 7")
+    assert active_space(clean_database) == replace(made, recipe=7) != made
 
 
-def test_the_prefix_of_queries_may_change(clean_database: Database) -> None:
-    ensure_space(clean_database, SPACE)
-    asked = Space(SPACE.name, "lexical-v1", 64, "halfvec", query_prefix="query: ")
-    ensure_space(clean_database, asked)
-    execute(clean_database, "UPDATE store.spaces SET active = true")
-    assert active_space(clean_database) == asked
+def test_the_prefix_of_queries_may_change_and_stays_where_none_is_named(clean_database: Database) -> None:
+    for prefix, stored in ((None, ""), ("query: ", "query: "), (None, "query: "), ("ask: ", "ask: "), ("", "")):
+        ensure_space(clean_database, replace(SPACE, query_prefix=prefix))
+        execute(clean_database, "UPDATE store.spaces SET active = true")
+        active = active_space(clean_database)
+        assert active == SPACE, "it is the same space"
+        assert active.query_prefix == stored, prefix
+    execute(clean_database, "DROP SCHEMA space_lexical_64 CASCADE; DELETE FROM store.spaces")
+    ensure_space(clean_database, replace(SPACE, query_prefix="query: "))
+    assert rows(clean_database, "SELECT query_prefix FROM store.spaces") == [("query: ",)]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.events import EngineEventData
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
+from qbench_dagster import automation
 from qbench_dagster.adapters.postgres import Database
 from qbench_dagster.adapters.space import Space, writing
 from qbench_dagster.adapters.testrail_export import TestRailExport
@@ -193,6 +198,139 @@ def test_the_run_is_over_the_ranges_that_wait(world: World) -> None:
     assert (asked.tags[START], asked.tags[END]) == (world.keys[1], world.keys[2])
 
 
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Puts the sensor so many seconds ahead of the runs."""
+    clock, ahead = time.time, [0.0]
+    monkeypatch.setattr(automation, "time", SimpleNamespace(time=lambda: clock() + ahead[0]))
+
+    def look(seconds: float) -> None:
+        ahead[0] = seconds
+
+    return look
+
+
+def test_a_run_that_failed_is_made_up_for_after_a_while(world: World, later: Callable[[float], None]) -> None:
+    world.load()
+    world.server.advance_batches(4)
+    world.server.fail_when(lambda *_: True, "bad-key", path="/v1/files", method="GET")
+    keys = set()
+    for minutes in (5, 10, 20):
+        asked = world.requested()
+        keys.add(asked.run_key)
+        assert not world.load(dict(asked.tags)).success
+        later(0)
+        assert f"another is asked for in {minutes} minutes" in str(world.tick())
+        later(minutes * 60 - 30)
+        assert "did not take in what has ended" in str(world.tick())
+        later(minutes * 60)
+    assert len(keys) == 3, "a key is run once"
+    world.server.faults.clear()
+    assert world.load(dict(world.requested().tags)).success
+    assert world.published() == CASES
+    assert world.tick() == "no batch is out"
+
+
+def make_run(world: World, asked: dg.RunRequest, status: dg.DagsterRunStatus) -> str:
+    """A run as the daemon makes it of a request."""
+    tags = {**asked.tags, "dagster/run_key": str(asked.run_key)}
+    job = defs.resolve_job_def("load_cases")
+    origin = RemoteJobOrigin(RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("qbench"), "defs"), job.name)
+    return world.instance.create_run_for_job(job, tags=tags, status=status, remote_job_origin=origin).run_id
+
+
+@pytest.mark.parametrize("status", ["QUEUED", "STARTING", "STARTED", "CANCELING"])
+def test_no_second_run_is_asked_for_while_one_is_on_its_way(world: World, status: str) -> None:
+    world.load({START: world.keys[0], END: world.keys[0]})
+    docs, steps = list(world.server.batches._batches.values())
+    for _ in range(4):
+        world.server.batches._advance(docs)
+    asked = world.requested()
+    run_id = make_run(world, asked, dg.DagsterRunStatus(status))
+    told = f"run {run_id[:8]} sees to what has ended ({status.lower()})"
+    assert told in str(world.tick())
+    for _ in range(4):
+        world.server.batches._advance(steps)
+    assert told in str(world.tick()), "nor for what ended since"
+    run = world.instance.get_run_by_id(run_id)
+    assert run is not None
+    world.instance.report_run_canceled(run)  # its process is gone
+    again = world.requested()
+    assert again.run_key != asked.run_key
+
+
+def test_a_run_that_was_killed_is_made_up_for(world: World, later: Callable[[float], None]) -> None:
+    world.load()
+    world.server.advance_batches(4)
+    asked = world.requested()
+    run = world.instance.get_run_by_id(make_run(world, asked, dg.DagsterRunStatus.STARTED))
+    assert run is not None
+    world.instance.report_run_failed(run)
+    assert "another is asked for in 5 minutes" in str(world.tick())
+    later(301)
+    again = world.requested()
+    assert again.run_key != asked.run_key
+    world.instance.delete_run(run.run_id)
+    assert world.requested().run_key == asked.run_key, "nothing of it is left"
+    assert world.load(dict(again.tags)).success
+    assert world.published() == CASES
+
+
+def test_a_run_that_is_silent_for_an_hour_is_taken_to_be_gone(world: World, later: Callable[[float], None]) -> None:
+    world.load()
+    world.server.advance_batches(4)
+    asked = world.requested()
+    run_id = make_run(world, asked, dg.DagsterRunStatus.STARTED)
+    alive = dg.DagsterEvent("ENGINE_EVENT", "load_cases", event_specific_data=EngineEventData())
+    world.instance.report_dagster_event(alive, run_id, timestamp=time.time() + 3_000)
+    later(3_700)
+    assert "sees to what has ended (started)" in str(world.tick())
+    later(6_700)
+    again = world.requested()
+    assert again.run_key != asked.run_key
+    run = world.instance.get_run_by_id(run_id)
+    assert run is not None
+    assert run.status == dg.DagsterRunStatus.FAILURE
+    later(0)
+    assert "another is asked for in 5 minutes" in str(world.tick())
+
+
+def test_a_run_that_waits_for_its_turn_is_not_taken_to_be_gone(world: World, later: Callable[[float], None]) -> None:
+    world.load()
+    world.server.advance_batches(4)
+    make_run(world, world.requested(), dg.DagsterRunStatus.QUEUED)
+    later(86_400)
+    assert "sees to what has ended (queued)" in str(world.tick())
+
+
+def test_a_run_that_no_daemon_queued_is_asked_for_by_its_key(world: World) -> None:
+    world.load()
+    world.server.advance_batches(4)
+    asked = world.requested()
+    make_run(world, asked, dg.DagsterRunStatus.NOT_STARTED)
+    assert world.requested().run_key == asked.run_key, "by which Dagster finds it, and queues it"
+
+
+def test_what_a_run_took_in_and_waits_still_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QBENCH_MAX_INPUTS", "10")
+    world.server.batch_next(BatchOutcome("expired", share=0.75))
+    world.load()
+    world.server.advance_batches(4)
+    result = world.load()
+    assert "doc_embeddings" not in materialized(result)
+    [seen] = [event.asset_observation_data.asset_observation for event in result.get_asset_observation_events()]
+    assert seen.asset_key == dg.AssetKey("doc_embeddings")
+    told: dict[str, Any] = {name: value.value for name, value in seen.metadata.items()}
+    [(tokens, usd)] = rows(
+        world.database,
+        "SELECT sum(tokens), sum(usd) FROM store.embedding_requests WHERE state = 'answered' AND kind = 'doc'",
+    )
+    assert (told["tokens"], told["usd"]) == (tokens, pytest.approx(usd, abs=1e-6))
+    assert 0 < told["texts_embedded"] < TEXTS["doc"]
+    idle = world.load()
+    assert not idle.get_asset_observation_events(), "nothing was taken in, nothing is told"
+
+
 def test_a_run_that_failed_is_asked_for_again_when_another_batch_ends(world: World) -> None:
     world.load({START: world.keys[0], END: world.keys[0]})
     docs, steps = list(world.server.batches._batches.values())
@@ -201,7 +339,7 @@ def test_a_run_that_failed_is_asked_for_again_when_another_batch_ends(world: Wor
     asked = world.requested()
     world.server.fail_when(lambda *_: True, "bad-key", path="/v1/files", method="GET")
     assert not world.load(dict(asked.tags)).success
-    assert world.requested().run_key == asked.run_key, "which Dagster does not run twice"
+    assert "or when another batch has ended" in str(world.tick())
     for _ in range(4):
         world.server.batches._advance(steps)
     again = world.requested()

@@ -75,10 +75,17 @@ def test_every_text_is_paid_for_once_and_the_run_says_what_it_cost(planned: Grap
     assert result.success, failures(planned)
     assert set(server.billed) == wanted(planned)
     assert set(server.billed.values()) == {1}
-    told = metadata(result)
-    assert sum(told[f"{kind}_embeddings"]["tokens"] for kind in ("doc", "step")) == server.ledger.tokens
-    dollars = sum(told[f"{kind}_embeddings"]["usd"] for kind in ("doc", "step"))
-    assert dollars == pytest.approx(server.ledger.tokens * 0.13 / 1e6, abs=2e-6)
+    dollars = server.ledger.tokens * 0.13 / 1e6
+    assert sum(totals(result, "tokens").values()) == server.ledger.tokens
+    assert sum(totals(result, "usd").values()) == pytest.approx(dollars, abs=2e-6)
+    by_partition = [
+        event.materialization.metadata
+        for event in result.get_asset_materialization_events()
+        if event.materialization.asset_key.path[0] in ("doc_embeddings", "step_embeddings")
+    ]
+    assert len(by_partition) == 2 * len(planned.keys()) > 2
+    assert sum(float(told["usd"].value) for told in by_partition) == pytest.approx(dollars), "what the UI plots adds up"
+    assert sum(int(told["tokens"].value) for told in by_partition) == pytest.approx(server.ledger.tokens, abs=2)
     by_run = rows(planned.database, "SELECT run_id, kind, sum(usd) FROM store.embedding_requests GROUP BY 1, 2")
     assert {row[0] for row in by_run} == {result.run_id}
     assert sum(row[2] for row in by_run) == pytest.approx(server.ledger.tokens * 0.13 / 1e6)
@@ -117,7 +124,7 @@ def test_the_plan_is_what_then_happens(planned: Graph, server: OpenAIServer, mon
     embedded = totals(result, "texts_embedded")
     for kind in ("doc", "step"):
         assert plan["kinds"][kind]["to_embed"] == embedded[f"{kind}_embeddings"]
-        assert plan["kinds"][kind]["requests"] == metadata(result)[f"{kind}_embeddings"]["requests"]
+        assert plan["kinds"][kind]["requests"] == totals(result, "requests")[f"{kind}_embeddings"]
     assert plan["usd"] == pytest.approx(2 * plan["usd_by_batch"])
     billed = sum(map(count_words, server.billed))
     assert 0.7 * billed < plan["tokens"] < 1.5 * billed, "the server counts words"

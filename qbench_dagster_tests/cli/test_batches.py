@@ -68,7 +68,16 @@ def test_batches_are_listed_and_asked_after(world: World) -> None:
     assert "1 to take in: qbench run does" in world.run("--poll").stdout
 
 
-def test_a_batch_is_given_up(world: World) -> None:
+def test_a_batch_that_is_alive_is_not_given_up(world: World) -> None:
+    result = world.run("--forget", "batch_00000001")
+    assert result.exit_code == 1
+    assert "is at the service, validating, 0 of 0 lines done: it is not given up" in result.output
+    assert world.json()["batches"][0]["state"] == "submitted"
+
+
+def test_a_batch_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    del world.server.batches._batches["batch_00000001"]
+    monkeypatch.setenv("QBENCH_EMBEDDER", "lexical")  # the batch says which model it is of
     result = world.run("--forget", "batch_00000001")
     assert result.exit_code == 0, result.output
     assert "is given up: its 8 texts are sent again by the next run" in " ".join(result.stdout.split())

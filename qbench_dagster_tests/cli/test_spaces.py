@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from qbench_dagster.adapters.cutover import list_spaces
+from qbench_dagster.adapters.embedders import LexicalEmbedder
 from qbench_dagster.adapters.postgres import Database, ensure_database
 from qbench_dagster.adapters.space import Space, ensure_space
 from qbench_dagster.cli import app
@@ -78,15 +79,33 @@ def test_another_space_is_filled_beside_the_one_that_is_read(terminal: Terminal,
     assert f"{A} (active): lexical-v1, halfvec(64), 31 documents and 30 steps (lexical 61), covers 100.00 %" in told
     assert f"{B} (settings): lexical-v1, halfvec(32)" in told
     assert "$0.0000, 0 tokens" in told
+    assert "after" not in told
+    try:
+        execute(
+            database,
+            "UPDATE store.spaces SET text_prefix = 'passage: [x]', query_prefix = 'query: ' WHERE name = %s",
+            A,
+        )
+        told = quick(terminal, "spaces", **OTHER).out
+        assert "halfvec(64), texts after 'passage: [x]' and queries after 'query: ', 31 documents" in told
+    finally:
+        execute(database, "UPDATE store.spaces SET text_prefix = '', query_prefix = ''")
 
 
-def test_a_query_is_embedded_for_the_space_that_is_read(terminal: Terminal) -> None:
+def test_a_query_is_embedded_for_the_space_that_is_read(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     done = terminal("search", "Quite another title", "--json", **OTHER)
     assert (done.json()["space"], done.json()["model"]) == (A, "lexical-v1")
     assert done.json()["results"][0]["test_case_id"] == 30
     assert f"answered by {A}" in done.err
     assert f"the settings name {B}" in done.err
+    closed = []
+
+    def close(embedder: LexicalEmbedder) -> None:
+        closed.append(embedder)
+
+    monkeypatch.setattr(LexicalEmbedder, "close", close)
     assert quick(terminal, "search", "Quite another title", "--json").err == ""
+    assert len(closed) == 1
 
 
 def test_what_cannot_embed_the_query_says_why(terminal: Terminal, database: Database) -> None:

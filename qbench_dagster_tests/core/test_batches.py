@@ -18,6 +18,7 @@ from qbench_dagster.core.batches import (
     custom_id,
     line_number,
     lines_of,
+    pause_s,
     queue_ceiling,
     read_batch,
     read_result,
@@ -214,3 +215,8 @@ def test_how_much_is_queued_after_a_refusal(
     errors: list[tuple[str, str]], tokens: int, queued: int, expected: int | None
 ) -> None:
     assert queue_ceiling(errors, tokens, queued) == expected
+
+
+def test_the_pause_doubles_up_to_six_hours() -> None:
+    assert [pause_s(runs) / 60 for runs in range(9)] == [0, 5, 10, 20, 40, 80, 160, 320, 360]
+    assert pause_s(10_000) == 6 * 3600

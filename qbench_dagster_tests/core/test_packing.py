@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, pairwise
 
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qbench_dagster.core.packing import Sized, average, fewest, pack, pieces
+from qbench_dagster.core.packing import Sized, average, fewest, in_parts, pack, pieces
 from qbench_dagster.core.requests import Limits
 from qbench_dagster.core.tokens import estimate
 
@@ -291,3 +291,21 @@ def test_inputs_of_an_item_that_waits_are_counted() -> None:
 def test_line_ends_are_better_than_sentence_ends() -> None:
     found = pieces("One step. Another step.\nNext line: go. on. and on. " * 60, 400, len)
     assert all(piece.endswith("\n") for piece in found[:-1])
+
+
+def sizes_of(texts: Sequence[str]) -> list[int]:
+    return [len(text) for text in texts]
+
+
+@given(st.lists(st.text(max_size=60), max_size=8), st.text(max_size=5), st.integers(8, 40))
+def test_a_text_over_the_limit_goes_in_parts_that_each_have_the_prefix(
+    texts: list[str], prefix: str, limit: int
+) -> None:
+    divided = in_parts(texts, prefix, limit, sizes_of)
+    assert len(divided) == len(texts)
+    for text, (parts, sizes) in zip(texts, divided, strict=True):
+        assert "".join(part[len(prefix) :] for part in parts) == text
+        assert all(part.startswith(prefix) for part in parts)
+        assert sizes == sizes_of(parts)
+        assert max(sizes) <= limit
+        assert len(parts) == 1 or len(prefix + text) > limit

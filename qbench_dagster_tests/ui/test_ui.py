@@ -40,7 +40,7 @@ SCREENSHOTS = os.environ.get("QBENCH_SCREENSHOTS")
 
 ASSETS = (
     "sqlite_cases", "normalized_testdocs", "doc_embeddings", "step_embeddings", "pg_tables", "hnsw_index",
-    "parity_report",
+    "parity_report", "reused_vectors", "embedding_plan",
 )  # fmt: skip
 GROUPS = ("source", "embedding_space", "published")
 CASES, PARTITION_CASES = 1200, 300
@@ -224,7 +224,14 @@ def launch(browser: Browser, keys: list[str], button: str) -> None:
     page = browser.page
     browser.open("/locations/qbench_dagster.definitions/jobs/load_cases")
     page.get_by_role("button", name="Materialize all").click()
-    page.get_by_text("Select a partition or create one").click()
+    # There is no old store, so nobody has materialised reused_vectors: Dagster asks whether to go on without it.
+    confirm, choose = page.get_by_role("button", name="Confirm"), page.get_by_text("Select a partition or create one")
+    confirm.or_(choose).first.wait_for()
+    if confirm.is_visible():
+        confirm.click()
+        confirm.wait_for(state="hidden")
+        browser.settle()  # the list closes again while that dialog still fades
+    choose.click()
     browser.see(*keys)
     for key in keys:
         page.get_by_text(key).filter(visible=True).last.click()
@@ -351,7 +358,16 @@ def work_in_the_ui(server: Server, browser: Browser) -> None:
     runs = wait_for("check_tables", lambda: server.finished(4), RUN_S)
     assert runs[0]["status"] == "SUCCESS"
 
-    for asset in ASSETS:
+    browser.open("/locations/qbench_dagster.definitions/jobs/plan_embeddings")
+    page.get_by_role("button", name="Materialize").first.click()
+    runs = wait_for("plan_embeddings", lambda: server.finished(5), RUN_S)
+    assert runs[0]["status"] == "SUCCESS"
+    browser.open("/assets/embedding_plan?view=overview")
+    browser.picture("embedding_plan")
+    plan = latest_materialization(server, "embedding_plan")["plan"]["mdStr"]
+    assert "| to embed | 0 | 0 | 0 |" in plan
+
+    for asset in ASSETS[:7]:
         results = check_results(server, asset)
         assert results, asset
         assert all(results.values()), (asset, results)
@@ -366,6 +382,11 @@ def work_in_the_ui(server: Server, browser: Browser) -> None:
     browser.open("/assets/pg_tables?view=checks")
     browser.see("every_case_is_accounted_for", "every_row_is_complete", "reader_has_least_privilege")
     browser.picture("pg_tables_checks")
+    browser.open("/assets/doc_embeddings?view=overview")
+    page.get_by_text("Plots", exact=True).first.click()
+    browser.settle()
+    browser.picture("doc_embeddings_plots")
+    browser.see("usd", "tokens", "requests")  # what each run asked for and spent
     browser.open("/assets/hnsw_index?view=overview")
     browser.picture("hnsw_index")
     browser.open("/assets/normalized_testdocs?view=overview")
