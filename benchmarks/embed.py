@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qbench_dagster.adapters.embedded import start_server, stop_server
-from qbench_dagster.adapters.embedding import Embedding, embed_missing
+from qbench_dagster.adapters.embedding import embed_missing
 from qbench_dagster.adapters.landing import land_cases, land_lookups
 from qbench_dagster.adapters.ledger import Account
 from qbench_dagster.adapters.openai_embedder import OpenAIEmbedder
@@ -39,6 +39,7 @@ from qbench_dagster.core.folders import section_paths
 from qbench_dagster.core.packing import Sized, fewest
 from qbench_dagster.core.ranges import LARGEST_ID, CaseRange
 from qbench_dagster.core.requests import Limits
+from qbench_dagster.core.tally import Embedding
 from qbench_dagster.core.texts import doc_text, step_text
 from qbench_dagster_tests.openai_server import count_words, served
 from qbench_dagster_tests.openai_server.server import KEY

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from qbench_dagster.adapters.embedding import Embedding, embed_missing
+from qbench_dagster.adapters.embedding import embed_missing
 from qbench_dagster.adapters.ledger import Account
 from qbench_dagster.adapters.openai_embedder import OpenAIEmbedder
 from qbench_dagster.adapters.postgres import Database
 from qbench_dagster.adapters.space import KINDS, Space
 from qbench_dagster.core.ranges import LARGEST_ID, CaseRange
 from qbench_dagster.core.requests import Limits
+from qbench_dagster.core.tally import Embedding
 from qbench_dagster_tests.openai_server import count_words
 
 SPACE = Space("space_te3large_64", "text-embedding-3-large", 64, "halfvec", "openai")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qbench_dagster.adapters.embedders import LexicalEmbedder
-from qbench_dagster.adapters.embedding import Embedded, Embedding, embed_missing
+from qbench_dagster.adapters.embedding import embed_missing
 from qbench_dagster.adapters.indexing import Build, IndexSettings, apply_strategy, ensure_index
 from qbench_dagster.adapters.landing import Landed, land_cases, land_lookups
 from qbench_dagster.adapters.ledger import Account
@@ -21,6 +21,7 @@ from qbench_dagster.adapters.staging import Staged, load_lookups, stage_cases
 from qbench_dagster.adapters.testrail_export import TestRailExport
 from qbench_dagster.core.folders import section_paths
 from qbench_dagster.core.ranges import CaseRange, plan_bounds, range_key, ranges_of
+from qbench_dagster.core.tally import Embedded, Embedding
 
 REAL_EXPORT = Path(__file__).parents[2] / "shared" / "testrail" / "real_testrail.db"
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from qbench_dagster.adapters import batch_store as store
 from qbench_dagster.adapters.batch_service import BatchService, UnknownBatchError, clear_files, find_made
 from qbench_dagster.adapters.batch_store import Batch, Claim
-from qbench_dagster.adapters.embedding import Embedded, Embedding
 from qbench_dagster.adapters.ledger import Account
 from qbench_dagster.adapters.postgres import Connection
 from qbench_dagster.adapters.space import Space
 from qbench_dagster.core.answers import AnswerError, DimensionError, take_vectors
 from qbench_dagster.core.batches import RemoteBatch, Result, line_number, queue_ceiling, read_result
+from qbench_dagster.core.tally import Embedded, Embedding
 
 log = logging.getLogger(__name__)
 

@@ -18,13 +18,13 @@ from qbench_dagster.adapters.batch_sending import Sending
 from qbench_dagster.adapters.batch_service import BatchService, UnknownBatchError, find_made
 from qbench_dagster.adapters.batch_store import Batch
 from qbench_dagster.adapters.embedders import EmbeddingError
-from qbench_dagster.adapters.embedding import Embedded, Embedding
 from qbench_dagster.adapters.ledger import Account, check_account, mark_lost
 from qbench_dagster.adapters.postgres import Connection, Database, fetch_dicts
 from qbench_dagster.adapters.space import KINDS, Kind, Space, rows_lacking_vectors, writing
 from qbench_dagster.adapters.sql import statement
 from qbench_dagster.core.batches import QUEUE_FULL
 from qbench_dagster.core.ranges import CaseRange, columns_of
+from qbench_dagster.core.tally import Embedded, Embedding
 
 log = logging.getLogger(__name__)
 

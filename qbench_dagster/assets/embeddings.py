@@ -6,7 +6,7 @@ import dagster as dg
 
 from qbench_dagster.adapters.batching import Waiting, advance, has_batches
 from qbench_dagster.adapters.embedders import EmbeddingError
-from qbench_dagster.adapters.embedding import Embedding, embed_missing
+from qbench_dagster.adapters.embedding import embed_missing
 from qbench_dagster.adapters.publishing import column_types
 from qbench_dagster.adapters.space import Kind, ensure_space, rows_lacking_vectors
 from qbench_dagster.adapters.vector_source import SourceError
@@ -14,6 +14,7 @@ from qbench_dagster.assets.lineage import column_schema, embedding_lineage
 from qbench_dagster.assets.normalized_testdocs import normalized_testdocs
 from qbench_dagster.assets.reused_vectors import reused_vectors
 from qbench_dagster.assets.stage import PARTITIONED, Stage, check, ended_by
+from qbench_dagster.core.tally import Embedding
 from qbench_dagster.progress import Progress
 from qbench_dagster.resources import EmbedderResource, OldStoreResource, PostgresResource
 

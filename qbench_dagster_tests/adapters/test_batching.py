@@ -23,7 +23,7 @@ from qbench_dagster.adapters import batch_sending, batch_store
 from qbench_dagster.adapters.batch_service import RefusedError
 from qbench_dagster.adapters.batching import Waiting, advance, forget, has_batches
 from qbench_dagster.adapters.embedders import EmbeddingError
-from qbench_dagster.adapters.embedding import Embedding, embed_missing
+from qbench_dagster.adapters.embedding import embed_missing
 from qbench_dagster.adapters.ledger import Account, BudgetReachedError
 from qbench_dagster.adapters.openai_batches import OpenAIBatches
 from qbench_dagster.adapters.postgres import Database
@@ -31,6 +31,7 @@ from qbench_dagster.adapters.space import KINDS, Kind, Space, ensure_space, writ
 from qbench_dagster.core.batches import BatchLimits
 from qbench_dagster.core.ranges import CaseRange
 from qbench_dagster.core.requests import Limits
+from qbench_dagster.core.tally import Embedding
 from qbench_dagster.core.texts import text_hash
 from qbench_dagster_tests.adapters.test_embedding import Teller, stage, vectors
 from qbench_dagster_tests.openai_server import BatchOutcome, BatchRules, OpenAIServer, count_words, vector_of
@@ -640,7 +641,7 @@ KILLER = """
 import json, os, signal, sys
 from qbench_dagster.adapters import batch_store
 from qbench_dagster.adapters.batching import advance
-from qbench_dagster.adapters.embedding import Embedding
+from qbench_dagster.core.tally import Embedding
 from qbench_dagster.adapters.openai_batches import OpenAIBatches
 from qbench_dagster.adapters.postgres import Database
 from qbench_dagster.core.ranges import CaseRange

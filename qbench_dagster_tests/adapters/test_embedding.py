@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from qbench_dagster.adapters.embedders import LexicalEmbedder
-from qbench_dagster.adapters.embedding import Embedded, Embedding, embed_missing
+from qbench_dagster.adapters.embedding import embed_missing
 from qbench_dagster.adapters.landing import land_cases, land_lookups
 from qbench_dagster.adapters.ledger import Account
 from qbench_dagster.adapters.postgres import Database
@@ -25,6 +25,7 @@ from qbench_dagster.core import lexical
 from qbench_dagster.core.folders import section_paths
 from qbench_dagster.core.ranges import CaseRange, plan_bounds, range_key, ranges_of
 from qbench_dagster.core.requests import Limits
+from qbench_dagster.core.tally import Embedded, Embedding
 from qbench_dagster.core.texts import text_hash
 from qbench_dagster_tests.support import SPACE, case, execute, rows, write_export
 

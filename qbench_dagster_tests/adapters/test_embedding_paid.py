@@ -12,9 +12,9 @@ import numpy as np
 import psycopg
 import pytest
 
-from qbench_dagster.adapters import embedding
+from qbench_dagster.adapters import sending
 from qbench_dagster.adapters.embedders import AtRisk, EmbeddingError, LexicalEmbedder, RequestTooLargeError
-from qbench_dagster.adapters.embedding import Embedding, embed_missing
+from qbench_dagster.adapters.embedding import embed_missing
 from qbench_dagster.adapters.ledger import Account, BudgetReachedError, mark_lost, reserve, settle, spend_by_run, spent
 from qbench_dagster.adapters.postgres import Database
 from qbench_dagster.adapters.space import Kind, Space, ensure_space
@@ -22,6 +22,7 @@ from qbench_dagster.core import lexical
 from qbench_dagster.core.packing import average
 from qbench_dagster.core.ranges import CaseRange
 from qbench_dagster.core.requests import Answer, Limits
+from qbench_dagster.core.tally import Embedding
 from qbench_dagster.core.texts import doc_text, text_hash
 from qbench_dagster_tests.adapters.test_embedding import stage, vectors
 from qbench_dagster_tests.support import SPACE, rows
@@ -438,7 +439,7 @@ def test_ctrl_c_while_the_budget_lands_keeps_what_is_answered(
 ) -> None:
     """The first interruption ends waiting and retries; what is on its way is stored all the same."""
     interrupted = [False]
-    wait_for = embedding.wait_for
+    wait_for = sending.wait_for
 
     def interrupt(*arguments: Any, **options: Any) -> Any:
         if service.requests and not interrupted[0] and len(service.requests) >= 3:
@@ -447,7 +448,7 @@ def test_ctrl_c_while_the_budget_lands_keeps_what_is_answered(
         return wait_for(*arguments, **options)
 
     service = Service(answer=lambda *_: time.sleep(0.1))
-    monkeypatch.setattr(embedding, "wait_for", interrupt)
+    monkeypatch.setattr(sending, "wait_for", interrupt)
     with pytest.raises(KeyboardInterrupt):
         embed(clean_database, ranges, service, max_usd=3 * 4 * CHARACTERS)
     assert interrupted == [True]

@@ -9,7 +9,6 @@ from typing import Any
 import psycopg
 import pytest
 
-from qbench_dagster.adapters.embedding import Embedded, Embedding
 from qbench_dagster.adapters.postgres import Database, DatabaseError
 from qbench_dagster.adapters.publishing import (
     column_types,
@@ -20,6 +19,7 @@ from qbench_dagster.adapters.publishing import (
 )
 from qbench_dagster.adapters.space import KINDS, Space, ensure_space
 from qbench_dagster.core.ranges import ranges_of
+from qbench_dagster.core.tally import Embedded, Embedding
 from qbench_dagster_tests.support import (
     CASE_COLUMNS,
     EXACT,

@@ -12,10 +12,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from qbench_dagster.adapters.batching import advance
-from qbench_dagster.adapters.embedding import Embedding
 from qbench_dagster.adapters.postgres import Database
 from qbench_dagster.adapters.space import ensure_space
 from qbench_dagster.cli import app
+from qbench_dagster.core.tally import Embedding
 from qbench_dagster_tests.adapters.test_batching import SPACE, account, service_for
 from qbench_dagster_tests.adapters.test_embedding import stage
 from qbench_dagster_tests.openai_server import OpenAIServer
