@@ -12,11 +12,16 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from qbench_dagster.adapters.embedded import start_server, stop_server
 from qbench_dagster.adapters.postgres import Database
 
 _numbers = itertools.count()
+
+# How long an example takes says something of the machine and its other work, not of the code.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)

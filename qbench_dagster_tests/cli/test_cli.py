@@ -26,8 +26,8 @@ COMMANDS = (
     "run", "plan", "status", "search", "parity", "sample", "ui", "url", "stop", "spaces", "cutover", "purge", "batches",
 )  # fmt: skip
 STAGES = [
-    "sqlite_cases", "normalized_testdocs", "doc_embeddings", "step_embeddings", "pg_tables", "hnsw_index",
-    "parity_report",
+    "sqlite_cases", "normalized_testdocs", "reused_vectors", "doc_embeddings", "step_embeddings", "pg_tables",
+    "hnsw_index", "parity_report",
 ]  # fmt: skip
 UNREACHABLE = "postgresql://bob:hunter2-planted@127.0.0.1:1/nowhere"
 PASSWORD = "hunter2-planted"

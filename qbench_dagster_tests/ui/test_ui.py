@@ -386,7 +386,7 @@ def work_in_the_ui(server: Server, browser: Browser) -> None:
     page.get_by_text("Plots", exact=True).first.click()
     browser.settle()
     browser.picture("doc_embeddings_plots")
-    browser.see("usd", "tokens", "requests")  # what each run asked for and spent
+    browser.see("usd", "tokens")  # what each partition has cost, run by run
     browser.open("/assets/hnsw_index?view=overview")
     browser.picture("hnsw_index")
     browser.open("/assets/normalized_testdocs?view=overview")
