@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, field, replace
@@ -34,14 +34,24 @@ SMALLEST_PIECE = 16
 
 @dataclass(slots=True, eq=False)
 class _Text:
-    """A text on its way: the vectors of those of its pieces that were answered, and how many are still out."""
+    """A text on its way, in so many `parts`; `vectors` are those of the pieces that were answered."""
 
     partition: str
     text_hash: bytes
     characters: int
-    out: int
-    vectors: list[NDArray[np.float32]] = field(default_factory=list)
-    weights: list[int] = field(default_factory=list)
+    parts: int
+    vectors: dict[_Piece, NDArray[np.float32]] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every part was answered."""
+        return len(self.vectors) == self.parts
+
+    def vector(self) -> NDArray[np.float32]:
+        """The text's vector: its only one, or the average of its pieces', weighted by their tokens."""
+        if self.parts == 1:
+            return next(iter(self.vectors.values()))
+        return average(np.stack(list(self.vectors.values())), [max(1, piece.tokens) for piece in self.vectors])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +74,12 @@ class _Request:
 
     @property
     def tokens(self) -> int:
+        """Tokens of all its pieces."""
         return sum(piece.tokens for piece in self.pieces)
+
+    def complete_texts(self) -> list[_Text]:
+        """Those of its texts of which every part was answered."""
+        return [text for text in dict.fromkeys(piece.text for piece in self.pieces) if text.complete]
 
 
 class Sender:
@@ -162,17 +177,19 @@ class Sender:
 
     def _collect(self) -> None:
         for future in wait_for(self._flying, return_when=FIRST_COMPLETED).done:
-            request = self._flying.pop(future)
+            request = self._flying[future]
             try:
                 answer = future.result()
             except RequestTooLargeError as error:
-                self._failed(request, error)
+                self._failed(self._flying.pop(future), error)
                 self._waiting.extendleft(reversed(self._smaller(request.pieces, error)))
             except EmbeddingError as error:
-                self._failed(request, error)
+                self._failed(self._flying.pop(future), error)
                 raise
             else:
-                self._store(request, answer)
+                self._store(request, answer)  # interrupted (Ctrl-C), it is still in flight, and stored on landing
+                del self._flying[future]
+                self._told(request, answer)
 
     def _land_all(self) -> None:
         """Let all that the budget allowed come to its end; an interruption (Ctrl-C) breaks it off."""
@@ -199,6 +216,8 @@ class Sender:
                 log.debug("another request ended too: %s", error)
             except Exception as error:
                 log.warning("an answer could not be stored, it counts as perhaps paid for: %s", error)
+                for future in [future for future in self._flying if future.done()]:
+                    del self._flying[future]
 
     def _failed(self, request: _Request, error: EmbeddingError) -> None:
         self._done.usd_at_risk += self._account.usd(error.tokens_at_risk) or 0.0
@@ -222,7 +241,7 @@ class Sender:
         parts = prefixed_pieces(piece.bare, prefix, piece.tokens // 2, lambda text: counts([text])[0])
         if piece.tokens < SMALLEST_PIECE or len(parts) < 2:
             raise error
-        piece.text.out += len(parts) - 1
+        piece.text.parts += len(parts) - 1
         sizes = counts(parts)
         return [
             [
@@ -232,31 +251,23 @@ class Sender:
         ]
 
     def _store(self, request: _Request, answer: Answer) -> None:
+        """Store an answer and settle its entry, together. Interrupted, it can be done again."""
         check_vectors(answer.vectors, len(request.pieces), self._space.dimensions)
-        complete = []
         for piece, vector in zip(request.pieces, answer.vectors, strict=True):
-            text = piece.text
-            text.vectors.append(vector)
-            text.weights.append(max(1, piece.tokens))
-            text.out -= 1
-            if not text.out:
-                complete.append(text)
+            piece.text.vectors[piece] = vector
+        complete = request.complete_texts()
         with self._storing.transaction():
             if complete:
-                vectors = np.stack([
-                    text.vectors[0] if len(text.vectors) == 1 else average(np.stack(text.vectors), text.weights)
-                    for text in complete
-                ])  # fmt: skip
                 store_vectors(
-                    self._storing, self._space, self._kind, [text.text_hash for text in complete], vectors,
-                    self._embedder.provenance, [len(text.vectors) for text in complete],
+                    self._storing, self._space, self._kind, [text.text_hash for text in complete],
+                    np.stack([text.vector() for text in complete]), self._embedder.provenance,
+                    [text.parts for text in complete],
                 )  # fmt: skip
             if request.entry is not None:
                 settle(self._storing, request.entry, self._account, state="answered", tokens=answer.tokens,
                        tokens_at_risk=answer.tokens_at_risk - request.booked)  # fmt: skip
-        self._told(request, complete, answer)
 
-    def _told(self, request: _Request, complete: Sequence[_Text], answer: Answer) -> None:
+    def _told(self, request: _Request, answer: Answer) -> None:
         self._done.requests += 1
         self._done.tokens += answer.tokens
         self._done.usd += self._account.usd(answer.tokens) or 0.0
@@ -266,11 +277,12 @@ class Sender:
             partition = self._done.partitions[piece.text.partition]
             partition.tokens += piece.tokens * billed
             partition.usd += (self._account.usd_per_million or 0.0) / 1e6 * piece.tokens * billed
+        complete = request.complete_texts()
         for text in complete:
             partition = self._done.partitions[text.partition]
             partition.embedded += 1
             partition.characters += text.characters
-            self._done.in_pieces += len(text.vectors) > 1
+            self._done.in_pieces += text.parts > 1
             text.vectors.clear()
         self._progress(len(complete))
 

@@ -460,3 +460,26 @@ def test_each_partition_has_its_share_of_the_bill(clean_database: Database, rang
     done = embed(clean_database, ranges, Service(limits=Limits(7, 10_000, 10_000)))
     assert [round(partition.tokens, 6) for partition in done.partitions.values()] == [10 * CHARACTERS] * 3
     assert sum(partition.usd for partition in done.partitions.values()) == pytest.approx(done.usd)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_answer_interrupted_while_it_is_stored_is_stored_all_the_same(
+    clean_database: Database, ranges: list[CaseRange], monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    store = sending.store_vectors
+    calls = [0]
+
+    def interrupted(*arguments: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 2 and moment == "before":
+            raise KeyboardInterrupt
+        store(*arguments)
+        if calls[0] == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sending, "store_vectors", interrupted)
+    service = Service()
+    with pytest.raises(KeyboardInterrupt):
+        embed(clean_database, ranges, service)
+    assert len(vectors(clean_database, "doc")) == len(service.billed) >= 8
+    assert "in_flight" not in {entry[0] for entry in ledger(clean_database)}
