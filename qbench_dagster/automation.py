@@ -33,6 +33,19 @@ load_cases = dg.define_asset_job(
     description="Everything that works by case range, from the export to the published rows.",
 )
 
+land_cases = dg.define_asset_job(
+    "land_cases",
+    selection=dg.AssetSelection.assets(sqlite_cases, normalized_testdocs),
+    description="The first half of load_cases, before reuse_vectors: from the export to normalised cases.",
+)
+
+embed_and_publish = dg.define_asset_job(
+    "embed_and_publish",
+    selection=dg.AssetSelection.assets(doc_embeddings, step_embeddings, pg_tables)
+    - dg.AssetSelection.checks(*TABLE_CHECKS),
+    description="The second half of load_cases, after reuse_vectors: vectors for what still lacks them, then publish.",
+)
+
 index_and_report = dg.define_asset_job(
     "index_and_report",
     selection=dg.AssetSelection.assets(hnsw_index, parity_report),

@@ -13,7 +13,7 @@ from qbench_dagster.adapters.indexing import IndexSettings
 from qbench_dagster.adapters.ledger import Account
 from qbench_dagster.adapters.planning import Tokens
 from qbench_dagster.adapters.postgres import ensure_database
-from qbench_dagster.adapters.space import Kind, Space
+from qbench_dagster.adapters.space import KINDS, Kind, Space
 from qbench_dagster.adapters.vector_source import VectorSource
 from qbench_dagster.core.prices import PRICES, Price, parse_prices
 from qbench_dagster.core.requests import Limits
@@ -131,6 +131,14 @@ def _service(settings: Settings, space: Space) -> dict[str, Any]:
     }
 
 
+def check_settings(settings: Settings) -> None:
+    """Raise SettingsError for what a run would only notice after it has landed and normalised everything."""
+    space = embedding_space(settings)
+    prices(settings)
+    if space.embedder == "openai":
+        _service(settings, space)
+
+
 def counted_tokens(settings: Settings, space: Space) -> tuple[Tokens, Limits, Embedder | None]:
     """How the tokens of `space` are counted, what a request holds, and its embedder if it is on this machine.
 
@@ -168,6 +176,7 @@ def old_stores(settings: Settings, space: Space) -> Iterator[list[VectorSource]]
                 path=settings.qdrant_path,
                 api_key=key.get_secret_value() if key else None,
                 vector_name=settings.qdrant_vector,
+                required=[kind for kind in KINDS if f"qdrant_{kind}s" in settings.model_fields_set],
             )
             sources.append(stack.enter_context(qdrant))
         if faiss:
@@ -188,7 +197,11 @@ def prices(settings: Settings) -> Mapping[str, Price]:
         return PRICES
     try:
         return parse_prices(settings.prices.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise SettingsError(
+            f"QBENCH_PRICES: {settings.prices}: {error.strerror}. Name a JSON file of prices."
+        ) from None
+    except ValueError as error:
         raise SettingsError(f"QBENCH_PRICES: {settings.prices}: {error}") from None
 
 

@@ -63,6 +63,16 @@ INDEX_AND_REPORT = {"hnsw_index", "parity_report"}
 # job: (assets, checks, partitions)
 JOBS: dict[str, tuple[set[str], set[str], str | None]] = {
     "load_cases": (PARTITIONED, {c for c, b in CHECKS.items() if b and c.split(":")[0] in PARTITIONED}, RANGES),
+    "land_cases": (
+        {"sqlite_cases", "normalized_testdocs"},
+        {c for c, b in CHECKS.items() if b and c.split(":")[0] in ("sqlite_cases", "normalized_testdocs")},
+        RANGES,
+    ),
+    "embed_and_publish": (
+        {"doc_embeddings", "step_embeddings", "pg_tables"},
+        {c for c, b in CHECKS.items() if b and c.split(":")[0] in ("doc_embeddings", "step_embeddings", "pg_tables")},
+        RANGES,
+    ),
     "index_and_report": (INDEX_AND_REPORT, {c for c in CHECKS if c.split(":")[0] in INDEX_AND_REPORT}, None),
     "reuse_vectors": ({"reused_vectors"}, {c for c in CHECKS if c.startswith("reused_vectors:")}, None),
     "plan_embeddings": ({"embedding_plan"}, set(), None),

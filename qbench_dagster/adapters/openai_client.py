@@ -75,7 +75,9 @@ def report_attempt(state: tenacity.RetryCallState) -> None:
     """Log that an attempt failed, and when the next one is made."""
     error = state.outcome.exception() if state.outcome else None
     wait = state.next_action.sleep if state.next_action else 0.0
-    log.info("Attempt %d failed, another in %.1f s or later: %s", state.attempt_number, wait, error)
+    # The first two are everyday; from the third on somebody at a terminal wonders why nothing goes on.
+    level = logging.INFO if state.attempt_number < 3 else logging.WARNING
+    log.log(level, "Attempt %d failed, another in %.1f s or later: %s", state.attempt_number, wait, error)
 
 
 def trying_again(

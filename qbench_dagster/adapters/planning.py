@@ -87,7 +87,7 @@ def plan(
     with database.connection("plan embeddings", long=True) as connection:
         cases = fetch_dicts(connection, statement("plan.sql", "cases"))[0]
         for kind in KINDS:
-            counted = _count(connection, space, kind, tokens, limits, reusable.hashes.get(kind, {}), sample)
+            counted = _count(connection, space, kind, tokens, limits, reusable, sample)
             staged = fetch_dicts(connection, statement("plan.sql", f"staged_{kind}s"))[0]
             kinds[kind] = KindPlan(
                 **staged,
@@ -133,7 +133,7 @@ def _count(
     kind: Kind,
     tokens: Tokens,
     limits: Limits,
-    reusable: Mapping[str, set[bytes]],
+    reusable: Reusable,
     sample: list[str],
 ) -> _Counted:
     counted = _Counted()
@@ -148,10 +148,13 @@ def _count(
     return counted
 
 
-def _to_embed(kind: Kind, rows: Iterator[Any], reusable: Mapping[str, set[bytes]], counted: _Counted) -> Iterator[str]:
+def _to_embed(kind: Kind, rows: Iterator[Any], reusable: Reusable, counted: _Counted) -> Iterator[str]:
     """The texts nobody has a vector of; the others are counted by who has it, in the order they are asked."""
-    for text_hash, first, second, stored, shared, in_batch in rows:
-        source = next((name for name, hashes in reusable.items() if text_hash in hashes), None)
+    own = reusable.hashes.get(kind, {})
+    others = [hashes for other in KINDS if other != kind for hashes in reusable.hashes.get(other, {}).values()]
+    for text_hash, first, second, stored, shares, in_batch in rows:
+        source = next((name for name, hashes in own.items() if text_hash in hashes), None)
+        shared = shares or any(text_hash in hashes for hashes in others)
         if stored:
             counted.stored += 1
         elif source is not None:

@@ -6,10 +6,11 @@ a stranger wrote.
 
 from __future__ import annotations
 
+import logging
 import pickle
 import sqlite3
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,8 @@ UNREADABLE = (
 """What the client lets through of a damaged folder: it reads JSON, SQLite and pickles without looking."""
 _UNNAMED = ""
 
+log = logging.getLogger(__name__)
+
 
 class QdrantSource:
     """The vectors of two collections of a Qdrant. Use as a context manager, or `close` it."""
@@ -56,11 +59,13 @@ class QdrantSource:
         path: Path | None = None,
         api_key: str | None = None,
         vector_name: str | None = None,
+        required: Container[Kind] = (),
     ) -> None:
         """Open the server at `url`, with `api_key` if it asks for one, or else the folder `path`.
 
         `vector_name` is read of points with several vectors; without it the unnamed one, the only one, or the only
-        one of `dimensions`. Raises SourceError.
+        one of `dimensions`. One of the collections may be missing, unless it is `required` (a person named it).
+        Raises SourceError.
         """
         try:
             self._key = usable_key("QBENCH_QDRANT_API_KEY", api_key or "")
@@ -77,12 +82,16 @@ class QdrantSource:
                     chosen = _choose(name, vectors, vector_name, dimensions)
                     datatype = vectors[chosen].datatype
                     self._names[kind] = (name, chosen, getattr(datatype, "value", datatype) not in WHOLE_DATATYPES)
-            if not self._names:
-                raise SourceError(
-                    f"Qdrant at {self._where} has none of the collections {', '.join(collections.values())}; it has "
+            missing = [(kind, name) for kind, name in collections.items() if kind not in self._names]
+            if missing:
+                told = (
+                    f"Qdrant at {self._where} has no collection {' and no '.join(name for _, name in missing)}; it has "
                     f"{', '.join(self._collections()) or 'none at all'}. Set QBENCH_QDRANT_DOCS and "
                     "QBENCH_QDRANT_STEPS to the names of yours."
                 )
+                if not self._names or any(kind in required for kind, _ in missing):
+                    raise SourceError(told)
+                log.warning(told)
         except BaseException:
             self.close()
             raise

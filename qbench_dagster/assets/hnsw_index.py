@@ -78,6 +78,7 @@ def hnsw_index(
             dg.AssetCheckResult(
                 check_name="recall_reaches_target",
                 passed=all(share >= target for share in shares.values()),
+                description=_told(shares, target),
                 metadata={**shares, "target": target, "ef_search": settings.ef_search},
             ),
             dg.AssetCheckResult(
@@ -89,4 +90,15 @@ def hnsw_index(
                 },
             ),
         ],
+    )
+
+
+def _told(shares: dict[str, float], target: float) -> str:
+    """The lowest recall, and what raises it."""
+    lowest = min(shares.values(), default=1.0)
+    if lowest >= target:
+        return f"recall@10 is {lowest:.3f} or better"
+    return (
+        f"recall@10 is {lowest:.3f}, below QBENCH_TARGET_RECALL {target}: raise QBENCH_EF_SEARCH or "
+        "QBENCH_HNSW_EF_CONSTRUCTION, or set QBENCH_INDEX=halfvec"
     )

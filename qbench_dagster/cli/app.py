@@ -91,11 +91,12 @@ def run(
         os.environ["QBENCH_EXPORT"] = str(settings.export.absolute())
         if max_usd is not None:
             os.environ["QBENCH_MAX_USD"] = str(max_usd)
-        from qbench_dagster.adapters.space import lacks_vectors  # noqa: PLC0415
+        from qbench_dagster.adapters.space import active_space, lacks_vectors  # noqa: PLC0415
         from qbench_dagster.cli.run import execute  # noqa: PLC0415 (Dagster takes a second to import)
         from qbench_dagster.cli.show import show_run  # noqa: PLC0415
-        from qbench_dagster.wiring import embedding_space  # noqa: PLC0415
+        from qbench_dagster.wiring import check_settings, embedding_space  # noqa: PLC0415
 
+        check_settings(settings)
         space = embedding_space(settings)
         with _instance(settings) as instance, TestRailExport(settings.export) as source:
 
@@ -104,6 +105,13 @@ def run(
                     return lacks_vectors(database, space)
 
             summary = execute(settings, instance, source, err, allow_deletes=allow_deletes, lacking=lacking)
+        with _database(settings) as database:
+            active = active_space(database)
+        if active is not None and active.name != space.name:
+            summary.warnings.append(
+                f"reads are still on {active.name}; this run also filled {space.name}. To move them: "
+                f"qbench cutover {space.name}"
+            )
     if as_json:
         _print_json(summary.as_json())
     else:

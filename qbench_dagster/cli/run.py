@@ -23,9 +23,11 @@ from qbench_dagster.partitions import range_tags, register_ranges, registered_ra
 from qbench_dagster.progress import Context, Progress
 from qbench_dagster.settings import Settings
 
-LANDED = ("sqlite_cases", "normalized_testdocs")
-PUBLISHED = ("doc_embeddings", "step_embeddings", "pg_tables")
-STAGES = (*LANDED, "reused_vectors", *PUBLISHED, "hnsw_index", "parity_report")
+STAGES = (
+    "sqlite_cases", "normalized_testdocs", "reused_vectors", "doc_embeddings", "step_embeddings", "pg_tables",
+    "hnsw_index", "parity_report",
+)  # fmt: skip
+OVER_RANGES = ("load_cases", "land_cases", "embed_and_publish")
 
 COLUMNS = (TextColumn("{task.description:<36}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 
@@ -161,9 +163,9 @@ def execute(
         if not settings.old_stores:
             done = runner.run("load_cases", config=landing)
         else:  # an old store is read whole, between the two halves, when there is something it may give
-            done = runner.run("load_cases", only=LANDED, config=landing)
+            done = runner.run("land_cases", config=landing)
             done = done and (not lacking() or runner.run("reuse_vectors"))
-            done = done and runner.run("load_cases", only=PUBLISHED)
+            done = done and runner.run("embed_and_publish")
         if instance.get_latest_materialization_event(dg.AssetKey("reused_vectors")) is None:
             runner.run("reuse_vectors")  # without an old store: so that the UI does not ask whether to go on without it
         if done and not summary.waiting:
@@ -181,7 +183,7 @@ def make_plan(
         runner = _Runner(build_definitions(progress=TerminalProgress(bars)), instance, summary)
         if export is not None:
             register_ranges(instance, export, settings.partition_cases)
-            if not runner.run("load_cases", only=LANDED):
+            if not runner.run("land_cases"):
                 return summary, None
         runner.run("plan_embeddings")
     found = summary.stages.get("embedding_plan", {}).get("json")
@@ -203,7 +205,11 @@ def evaluate_parity(
 def _failure_text(failure: Any, error: Any) -> str:
     """What went wrong, as whoever raised it wrote it."""
     said = failure.user_failure_data
-    return str(said.description if said and said.description else error.message).strip()
+    if said and said.description:
+        return str(said.description)
+    if "Interrupted" in (error.cls_name or ""):
+        return "interrupted. What was stored by then stays: run again to go on."
+    return str(error.message).strip().removeprefix(f"{error.cls_name}: ").rpartition(f"{error.cls_name}: ")[2]
 
 
 class _Runner:
@@ -219,7 +225,7 @@ class _Runner:
         """Execute a job, or `only` some assets of it, over all ranges if it is partitioned; whether it succeeded."""
         result = self._definitions.resolve_job_def(job).execute_in_process(
             instance=self._instance,
-            tags=range_tags(self._instance, registered_ranges(self._instance)) if job == "load_cases" else {},
+            tags=range_tags(self._instance, registered_ranges(self._instance)) if job in OVER_RANGES else {},
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, "ops": dict(config or {})},
             raise_on_error=False,
             asset_selection=[dg.AssetKey(name) for name in only] or None,

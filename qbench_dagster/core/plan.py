@@ -157,18 +157,18 @@ def plan_lines(plan: Plan) -> list[str]:
     if plan.usd is None:
         lines.append(f"The price of {plan.model} is not known: name it in a file and set QBENCH_PRICES.")
     elif plan.tokens:
-        lines.append(f"${plan.usd:,.2f} now, ${plan.usd_by_batch or 0:,.2f} by batch; tokens by {plan.tokens_by}")
+        lines.append(f"{_usd(plan.usd)} now, {_usd(plan.usd_by_batch or 0)} by batch; tokens by {plan.tokens_by}")
     elif plan.to_embed:
         lines.append("Nothing to pay: the embedder is on this machine.")
     else:
         lines.append("Nothing to embed, nothing to pay.")
     if plan.spent_usd:
-        lines.append(f"${plan.spent_usd:,.2f} spent on this space so far")
+        lines.append(f"{_usd(plan.spent_usd)} spent on this space so far, with what is reserved for what is on its way")
     if plan.within_budget is not None:
         way = "by batch" if plan.way == "batch" else "by requests, now"
         fits = "is enough" if plan.within_budget else "is not enough: embedding stops there, and can be resumed"
-        paid = f"${(plan.usd_to_pay or 0) + plan.spent_usd:,.2f} in all, {way} (QBENCH_OPENAI_MODE)"
-        lines.append(f"The budget of ${plan.max_usd:,.2f} (QBENCH_MAX_USD) {fits}; {paid}.")
+        paid = f"{_usd((plan.usd_to_pay or 0) + plan.spent_usd)} in all, {way} (QBENCH_OPENAI_MODE)"
+        lines.append(f"The budget of {_usd(plan.max_usd or 0)} (QBENCH_MAX_USD) {fits}; {paid}.")
     lines.append(f"disk {plan.table_bytes / 2**20:,.0f} MiB of vectors, {plan.index_bytes / 2**20:,.0f} MiB of index")
     if plan.to_embed:
         if plan.tokens and plan.way == "batch":
@@ -192,6 +192,11 @@ def plan_markdown(*plans: Plan) -> str:
         found += [f"| {' | '.join(heading)} |", f"|{' --- |' * len(heading)}"]
         found += [*(f"| {' | '.join(row)} |" for row in rows), "", *(f"- {line}" for line in plan_lines(plan)), ""]
     return "\n".join(found)
+
+
+def _usd(dollars: float) -> str:
+    """Cents, and below a dollar what they are made of."""
+    return f"${dollars:,.2f}" if dollars >= 1 else f"${dollars:,.4f}"
 
 
 def _duration(seconds: float) -> str:

@@ -233,7 +233,7 @@ def test_collections_of_other_names_are_named(tmp_path: Path) -> None:
     with folder(tmp_path) as client:
         fill(client, "cases_v2", count=1)
         fill(client, "cases_v1", count=1)
-    with pytest.raises(SourceError, match="none of the collections test_docs, test_steps; it has cases_v1, cases_v2"):
+    with pytest.raises(SourceError, match="no collection test_docs and no test_steps; it has cases_v1, cases_v2"):
         QdrantSource(COLLECTIONS, dimensions=DIMENSIONS, path=tmp_path)
 
 
@@ -405,3 +405,13 @@ def test_nobody_at_home(facade: Facade) -> None:
     with pytest.raises(SourceError, match=r"cannot be reached: .*Connection refused.*port 6333") as caught:
         QdrantSource(COLLECTIONS, dimensions=DIMENSIONS, url=url, api_key=KEY)
     assert KEY not in str(caught.value)
+
+
+def test_a_collection_that_a_person_named_has_to_be_there(tmp_path: Path) -> None:
+    with folder(tmp_path) as client:
+        fill(client, "test_docs", count=1)
+    names: dict[Kind, str] = {"doc": "test_docs", "step": "steps"}
+    with pytest.raises(SourceError, match=r"no collection steps; it has test_docs. Set QBENCH_QDRANT_DOCS and"):
+        QdrantSource(names, dimensions=8, path=tmp_path, required=["step"])
+    with QdrantSource(names, dimensions=8, path=tmp_path, required=["doc"]) as source:
+        assert source.kinds() == ["doc"]

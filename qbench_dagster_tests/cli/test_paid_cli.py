@@ -37,7 +37,7 @@ def test_the_readmes_way(terminal: Terminal, export: Path, server: OpenAIServer)
     assert planned["to_embed"] == pytest.approx(texts, abs=5)  # a text of both tables is counted once
     assert server.ledger.seen == []
 
-    needs_key = terminal("run", code=1, **paid).err
+    needs_key = terminal("run", code=2, **paid).err
     assert "OPENAI_API_KEY is not set" in needs_key
     paid |= {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": server.base_url}
     budget = planned["usd"] / 2
@@ -46,6 +46,7 @@ def test_the_readmes_way(terminal: Terminal, export: Path, server: OpenAIServer)
     assert server.ledger.tokens * 0.13 / 1e6 <= budget
     done = terminal("run", "--json", **paid).json()
     assert done["ok"]
+    assert "reads are still on space_lexical_64" in "".join(done["warnings"])
     assert set(server.billed.values()) == {1}
     billed = server.billed.total()
     assert planned["to_embed"] <= billed <= planned["to_embed"] + 10  # the sample has texts that go in pieces
