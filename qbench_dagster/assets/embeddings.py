@@ -62,7 +62,7 @@ def build_embeddings(kind: Kind) -> dg.AssetsDefinition:
                 lacking = rows_lacking_vectors(database, space, kind, stage.ranges)
                 due = list(stage.due({key for key, count in lacking.items() if count["missing"]}))
                 account, out = embedder.account(space, context.run.run_id), has_batches(database, space)
-                with ended_by(EmbeddingError, SourceError, told=done.spending):
+                with ended_by(EmbeddingError, SourceError, told=done.so_far):
                     if due and space == embedder.space:
                         old_store.check_read(database, space, kind)
                     if (due and out) or (account.way == "batch" and (due or out)):
@@ -76,8 +76,7 @@ def build_embeddings(kind: Kind) -> dg.AssetsDefinition:
             context.log.info(f"{waiting}. The sensor embedding_batches goes on when a batch has ended.")
             if any(done.spending().values()):
                 # Nothing is materialised yet, and what this run took in was paid for: the UI plots observations too.
-                metadata = {"texts_embedded": done.embedded, **done.spending()}
-                context.log_event(dg.AssetObservation(asset_key=name, metadata=metadata))
+                context.log_event(dg.AssetObservation(asset_key=name, metadata=done.so_far()))
             yield _awaited(name, waiting)
             return
         for case_range in stage.ranges:

@@ -101,6 +101,10 @@ class RunSummary:
             error = event.step_failure_data.error
             while error is not None and error.cause is not None:
                 error = error.cause
+            said = event.step_failure_data.user_failure_data
+            if said and said.metadata:  # what was paid for before it ended
+                counts = {name: value.value for name, value in said.metadata.items()}
+                self.stages.setdefault(str(event.step_key), {"seconds": 0.0, **counts})
             if error is not None and not (self.failures and "AssetCheck" in (error.cls_name or "")):
                 self.failures.append(f"{event.step_key}: {_failure_text(event.step_failure_data, error)}")
         if not result.success and not self.failures:

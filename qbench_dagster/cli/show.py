@@ -100,13 +100,15 @@ def _told(stage: str, counts: Mapping[str, Any]) -> str:
 
 def show_status(console: Console, found: Mapping[str, Any]) -> None:
     """Totals, rejects and spaces."""
+    waiting = found["source_cases"] - found["published"] - found["rejected"]
     console.print(
         f"[bold]{escape(str(found['database']))}[/]  {found['database_bytes'] / MIB:,.0f} MiB",
         highlight=False,
     )
     console.print(
         f"{found['source_cases']:,} source cases = {found['published']:,} published + {found['rejected']:,} rejected"
-        f" ({found['tombstones']:,} removed); {found['steps']:,} steps, {found['preconditions']:,} preconditions, "
+        f"{f' + {waiting:,} not published yet' if waiting > 0 else ''} ({found['tombstones']:,} removed); "
+        f"{found['steps']:,} steps, {found['preconditions']:,} preconditions, "
         f"{found['related_issues']:,} related issues; last published {found['last_published_at'] or 'never'}",
         highlight=False,
     )

@@ -50,6 +50,10 @@ class Embedding:
         """Texts embedded in all partitions."""
         return sum(done.embedded for done in self.partitions.values())
 
+    def so_far(self) -> dict[str, float]:
+        """What a run that ends before everything is embedded has done."""
+        return {"texts_embedded": self.embedded, **self.spending()}
+
     def spending(self) -> dict[str, float]:
         """Requests, tokens and dollars of all partitions, and what no partition can be told of."""
         return {

@@ -43,6 +43,8 @@ def test_the_readmes_way(terminal: Terminal, export: Path, server: OpenAIServer)
     budget = planned["usd"] / 2
     stopped = terminal("run", "--max-usd", f"{budget:.9f}", code=1, **paid)
     assert "The budget of $" in stopped.err
+    assert "texts embedded" in stopped.out, "what was paid for before is told"
+    assert "not published yet" not in terminal("status", **paid).out
     assert server.ledger.tokens * 0.13 / 1e6 <= budget
     done = terminal("run", "--json", **paid).json()
     assert done["ok"]
