@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from qbench_dagster.adapters.embedders import Embedder, EmbeddingError
 from qbench_dagster.adapters.indexing import scan_vectors, table_of
-from qbench_dagster.adapters.ledger import Account, check_account, reserve, settle
+from qbench_dagster.adapters.ledger import Account, book_risk, check_account, reserve, settle
 from qbench_dagster.adapters.postgres import Connection, Database
 from qbench_dagster.adapters.space import Kind, Space, check_vectors, writing
 from qbench_dagster.adapters.sql import statement
@@ -120,15 +120,22 @@ class _Asking:
     def _paid(self, contents: Sequence[str], tokens: int, account: Account | None) -> Answer:
         if account is None:
             return self._embedder.request(contents)
-        to = self.connection
-        entry = reserve(to, self.space.name, self.kind, self._embedder.model, account, texts=len(contents),
-                        tokens=tokens)  # fmt: skip
+        to, space, booked = self.connection, self.space.name, 0
+        entry = reserve(to, space, self.kind, self._embedder.model, account, texts=len(contents), tokens=tokens)
+
+        def book(lately: int) -> None:
+            nonlocal booked
+            booked += lately
+            book_risk(to, space, entry, account, texts=len(contents), tokens=lately)
+
         try:
-            answer = self._embedder.request(contents)
+            answer = self._embedder.request(contents, book)
         except EmbeddingError as error:
-            settle(to, entry, account, state="failed", tokens=0, tokens_at_risk=error.tokens_at_risk)
+            settle(to, entry, account, state="failed", tokens=0, tokens_at_risk=error.tokens_at_risk - booked)
             raise
-        settle(to, entry, account, state="answered", tokens=answer.tokens, tokens_at_risk=answer.tokens_at_risk)
+        settle(
+            to, entry, account, state="answered", tokens=answer.tokens, tokens_at_risk=answer.tokens_at_risk - booked
+        )
         return answer
 
 

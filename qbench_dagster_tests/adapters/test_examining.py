@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from qbench_dagster.adapters import examining
-from qbench_dagster.adapters.embedders import EmbeddingError, LexicalEmbedder
+from qbench_dagster.adapters.embedders import AtRisk, EmbeddingError, LexicalEmbedder
 from qbench_dagster.adapters.examining import examine
 from qbench_dagster.adapters.indexing import vector_text
 from qbench_dagster.adapters.ledger import Account
@@ -40,8 +40,10 @@ class Paid(LexicalEmbedder):
         self.asked: list[str] = []
         self.answers = answers
 
-    def request(self, texts: Sequence[str]) -> Answer:
+    def request(self, texts: Sequence[str], at_risk: AtRisk | None = None) -> Answer:
         if not self.answers:
+            assert at_risk is not None
+            at_risk(4)  # tried twice: what the first may have cost is booked before the second
             raise EmbeddingError("the service is out of order", tokens_at_risk=7)
         self.answers -= 1
         self.asked += texts
@@ -279,11 +281,11 @@ def test_long_texts_are_embedded_again_in_pieces_as_they_were_stored(filled: Dat
         limits = Limits(inputs=3, tokens_per_input=60, tokens_per_request=150)
         longest = 0
 
-        def request(self, texts: Sequence[str]) -> Answer:
+        def request(self, texts: Sequence[str], at_risk: AtRisk | None = None) -> Answer:
             assert len(texts) <= 3
             assert sum(map(len, texts)) <= 150
             self.longest = max(self.longest, *map(len, texts))
-            return super().request(texts)
+            return super().request(texts, at_risk)
 
     short = Short(384)
     found = look(filled, short, sample=1000)
