@@ -180,14 +180,17 @@ class Sender:
             request = self._flying[future]
             try:
                 answer = future.result()
+                self._store(request, answer)  # interrupted (Ctrl-C), it is still in flight, and stored on landing
             except RequestTooLargeError as error:
                 self._failed(self._flying.pop(future), error)
                 self._waiting.extendleft(reversed(self._smaller(request.pieces, error)))
             except EmbeddingError as error:
                 self._failed(self._flying.pop(future), error)
                 raise
+            except Exception:
+                del self._flying[future]  # only this one: others that are answered are stored on landing
+                raise
             else:
-                self._store(request, answer)  # interrupted (Ctrl-C), it is still in flight, and stored on landing
                 del self._flying[future]
                 self._told(request, answer)
 
@@ -216,8 +219,6 @@ class Sender:
                 log.debug("another request ended too: %s", error)
             except Exception as error:
                 log.warning("an answer could not be stored, it counts as perhaps paid for: %s", error)
-                for future in [future for future in self._flying if future.done()]:
-                    del self._flying[future]
 
     def _failed(self, request: _Request, error: EmbeddingError) -> None:
         self._done.usd_at_risk += self._account.usd(error.tokens_at_risk) or 0.0
