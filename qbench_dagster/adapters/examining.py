@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,9 +95,7 @@ class _Asking:
 
     def vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Fresh unit vectors of a few texts, of long ones from pieces as they were stored. Raises EmbeddingError."""
-        limits, ceiling = self._embedder.limits, self._embedder.token_ceiling
-        if ceiling is not None:
-            limits = replace(limits, tokens_per_request=min(ceiling, limits.tokens_per_request))
+        limits = self._embedder.limits.within(self._embedder.token_ceiling)
         divided = in_parts(texts, self.space.text_prefix, limits.tokens_per_input, self._embedder.count_tokens)
         items = [
             Sized((index, part), size)

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
 
@@ -131,10 +131,7 @@ class Sender:
         return [_Request([item.value for item in request]) for request in pack(sized, self._limits)]
 
     def _limits(self) -> Limits:
-        limits, ceiling = self._embedder.limits, self._embedder.token_ceiling
-        if ceiling is None or ceiling >= limits.tokens_per_request:
-            return limits
-        return replace(limits, tokens_per_request=ceiling)
+        return self._embedder.limits.within(self._embedder.token_ceiling)
 
     def _keep_flying(self, until: int) -> None:
         """Send what waits, and collect until at most `until` requests are on their way.

@@ -5,7 +5,7 @@ Values only. How texts are packed into requests is `packing.py`, how tokens are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,12 @@ class Limits:
     inputs: int = 2048
     tokens_per_input: int = 8192
     tokens_per_request: int = 300_000
+
+    def within(self, ceiling: int | None) -> Limits:
+        """The same, but no request of more tokens than `ceiling`; None: none is known."""
+        if ceiling is None or ceiling >= self.tokens_per_request:
+            return self
+        return replace(self, tokens_per_request=ceiling)
 
 
 @dataclass(frozen=True, slots=True)
