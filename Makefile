@@ -16,11 +16,11 @@ export QBENCH_EXPORT ?= $(QBENCH_HOME)/demo.db
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test lint format bench bench-embed crash lock wheel stop clean
+.PHONY: help install demo ui test lint format bench bench-embed bench-search crash lock wheel stop clean
 
 help: ## Show this list
 	@printf 'qbench_dagster: TestRail cases and their embeddings into PostgreSQL with pgvector\n\n'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\n  EXPORT=path takes your own export (demo, ui); DATABASE_URL takes your own PostgreSQL.\n'
 
 install: $(VENV)/.installed
@@ -60,6 +60,9 @@ bench: install ## Load 104,121 sample cases and measure (a few minutes, 3 GB of 
 
 bench-embed: install ## Measure the embedding stage beside the plain OpenAI client, against a local server
 	$(BIN)/python -m benchmarks.embed
+
+bench-search: install ## Search 1,000,000 vectors, and fewer beside faiss, Qdrant and plain pgvector (25 minutes, 20 GB)
+	$(BIN)/python -m benchmarks.search
 
 crash: install ## Kill a run with SIGKILL at twenty random moments and compare with a clean run
 	@mkdir -p "$(QBENCH_HOME)"

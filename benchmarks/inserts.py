@@ -11,7 +11,6 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from qbench_dagster.adapters.embedders import LexicalEmbedder
-from qbench_dagster.adapters.indexing import vector_text
 from qbench_dagster.adapters.landing import land_cases, land_lookups
 from qbench_dagster.adapters.postgres import Database
 from qbench_dagster.adapters.publishing import publish_cases
@@ -20,6 +19,7 @@ from qbench_dagster.adapters.space import KINDS, Kind, Space, ensure_space, stor
 from qbench_dagster.adapters.sql import statement
 from qbench_dagster.adapters.staging import load_lookups, stage_cases
 from qbench_dagster.adapters.testrail_export import TestRailExport
+from qbench_dagster.adapters.vectors import vector_text
 from qbench_dagster.core.folders import section_paths
 from qbench_dagster.core.ranges import CaseRange, range_key, ranges_of
 from qbench_dagster.core.texts import doc_text, step_text

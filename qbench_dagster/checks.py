@@ -9,9 +9,12 @@ from typing import Any
 
 import dagster as dg
 
+from qbench_dagster.adapters.cutover import read_space
 from qbench_dagster.adapters.examining import examine
+from qbench_dagster.adapters.index_use import examine_use
 from qbench_dagster.adapters.parity import check_accounting, check_completeness, check_privileges
 from qbench_dagster.adapters.space import KINDS, Kind, active_space, ensure_space
+from qbench_dagster.assets.hnsw_index import hnsw_index
 from qbench_dagster.assets.pg_tables import pg_tables
 from qbench_dagster.core.parity import Finding
 from qbench_dagster.partitions import registered_ranges
@@ -83,6 +86,21 @@ def build_plausible_check(kind: Kind) -> dg.AssetChecksDefinition:
     return vectors_are_plausible
 
 
+@dg.asset_check(asset=hnsw_index, description="The plans of searches, and the public functions, read the index.")
+def searches_use_the_index(postgres: PostgresResource, embedder: EmbedderResource) -> dg.AssetCheckResult:
+    """What makes a search fast; `recall_reaches_target` is what makes it right."""
+    ensure_space(postgres.database, embedder.space)
+    spaces = {space.name: space for space in (embedder.space, read_space(postgres.database, embedder.space))}
+    found = {f"{name} {kind}s": examine_use(postgres.database, space, kind)
+             for name, space in spaces.items() for kind in KINDS}  # fmt: skip
+    wrong = {where: use for where, use in found.items() if not use.used}
+    return dg.AssetCheckResult(
+        passed=not wrong,
+        description="; ".join(f"{where}: {use.told}" for where, use in (wrong or found).items()),
+        metadata={where: asdict(use) for where, use in found.items()},
+    )
+
+
 def _result(finding: Finding) -> dg.AssetCheckResult:
     metadata: dict[str, Any] = {**finding.numbers, "offenders": list(finding.offenders)[:20]}
     return dg.AssetCheckResult(passed=finding.passed, description=finding.summary, metadata=metadata)
@@ -92,5 +110,6 @@ TABLE_CHECKS = [
     every_case_is_accounted_for,
     every_row_is_complete,
     reader_has_least_privilege,
+    searches_use_the_index,
     *(build_plausible_check(kind) for kind in KINDS),
 ]

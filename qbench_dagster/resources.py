@@ -16,19 +16,21 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from qbench_dagster.adapters.batch_service import BatchService
+from qbench_dagster.adapters.comparing import ComparisonSettings
 from qbench_dagster.adapters.embedders import Embedder
-from qbench_dagster.adapters.indexing import IndexSettings
 from qbench_dagster.adapters.ledger import Account
 from qbench_dagster.adapters.postgres import Database
 from qbench_dagster.adapters.reusing import check_read
 from qbench_dagster.adapters.space import Kind, Space, active_space
 from qbench_dagster.adapters.testrail_export import ExportError, TestRailExport
 from qbench_dagster.adapters.vector_source import VectorSource
+from qbench_dagster.core.indexes import IndexSettings
 from qbench_dagster.core.model import TEXT_RECIPE
 from qbench_dagster.settings import Settings, load_settings
 from qbench_dagster.wiring import (
     account,
     batch_service,
+    comparison_settings,
     counted_tokens,
     database_url,
     embedder,
@@ -155,6 +157,10 @@ class OldStoreResource(dg.ConfigurableResource):
         """Raise SourceError if an old store may hold vectors of `kind` that embedding would pay for again."""
         if names := load_settings().old_stores:
             check_read(database, space, kind, names)
+
+    def comparison(self, space: Space, run_id: str) -> ComparisonSettings:
+        """What the parity report compares `space` with: these stores, a query log, the embedder."""
+        return comparison_settings(load_settings(), space, run_id)
 
     @property
     def declared_model(self) -> str | None:

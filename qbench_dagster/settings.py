@@ -158,26 +158,114 @@ class Settings(BaseSettings):
         description="Stored vectors that the check `vectors_are_plausible` embeds again and compares. With a paid "
         "embedder that costs money.",
     )
-    index_strategy: Literal["binary", "halfvec", "none"] = Field(
-        "binary",
+    index_strategy: Literal["auto", "binary", "subvector", "ivfflat", "halfvec", "exact"] = Field(
+        "auto",
         alias="QBENCH_INDEX",
-        description="`binary` (HNSW on bits, exact rerank), `halfvec` (HNSW on the vectors) or `none` (exact search).",
+        description="`binary` (HNSW on bits), `subvector` (HNSW on the first dimensions), `ivfflat` or `halfvec` (HNSW "
+        "on the vectors), each with exact rerank; `exact` (no index); `auto` measures them, and takes the cheapest "
+        "that will do.",
     )
     hnsw_m: int = Field(16, alias="QBENCH_HNSW_M", ge=2, le=100, description="HNSW: links of a node.")
     hnsw_ef_construction: int = Field(
-        128,
+        256,
         alias="QBENCH_HNSW_EF_CONSTRUCTION",
         ge=4,
         le=1000,
         description="HNSW: candidates while building.",
     )
-    ef_search: int = Field(200, alias="QBENCH_EF_SEARCH", ge=1, le=1000, description="HNSW: candidates of a search.")
+    subvector_dimensions: int | None = Field(
+        None,
+        alias="QBENCH_SUBVECTOR_DIMENSIONS",
+        ge=1,
+        le=4000,
+        description="`subvector`: dimensions that are indexed. Unset: a sixth of the vector's.",
+    )
+    ivfflat_lists: int | None = Field(
+        None,
+        alias="QBENCH_IVFFLAT_LISTS",
+        ge=1,
+        le=32768,
+        description="`ivfflat`: lists. Unset: rows / 1,000, above a million the square root of rows.",
+    )
+    ef_search: int | None = Field(
+        None,
+        alias="QBENCH_EF_SEARCH",
+        ge=1,
+        le=1000,
+        description="Candidates of an index scan (`ivfflat`: probes). Unset: the fewest with which the index reaches "
+        "the target, measured.",
+    )
+    rerank: int | None = Field(
+        None,
+        alias="QBENCH_RERANK",
+        ge=1,
+        le=10000,
+        description="Candidates compared exactly. Unset: measured.",
+    )
     target_recall: float = Field(
         0.95,
         alias="QBENCH_TARGET_RECALL",
         gt=0,
         le=1,
         description="recall@10 the index must reach (a blocking check).",
+    )
+    target_p95_ms: float = Field(
+        15,
+        alias="QBENCH_TARGET_P95_MS",
+        gt=0,
+        description="`auto`: 95th percentile of a search that a cheaper strategy must keep, in milliseconds.",
+    )
+    advisor_sample: int = Field(
+        5000,
+        alias="QBENCH_ADVISOR_SAMPLE",
+        ge=100,
+        description="`auto`: stored vectors on which the strategies are measured.",
+    )
+    index_memory_mb: int | None = Field(
+        None,
+        alias="QBENCH_INDEX_MEMORY_MB",
+        ge=64,
+        description="Memory of an index build (`maintenance_work_mem`). Unset: what the machine of an embedded server "
+        "can spare, or the server's own setting.",
+    )
+    index_workers: int | None = Field(
+        None,
+        alias="QBENCH_INDEX_WORKERS",
+        ge=0,
+        le=64,
+        description="Parallel workers of an index build, beside its own process. Unset: the server's cores, less one.",
+    )
+    query_log: Path | None = Field(
+        None,
+        alias="QBENCH_QUERY_LOG",
+        description="Queries the parity report compares searches with: a text file of one a line, or JSONL with "
+        "`query` and filters. Unset: they are drawn from the data.",
+    )
+    parity_queries: int = Field(
+        200,
+        alias="QBENCH_PARITY_QUERIES",
+        ge=10,
+        le=10000,
+        description="Queries the parity report compares searches with.",
+    )
+    min_overlap: float = Field(
+        0.9,
+        alias="QBENCH_MIN_OVERLAP",
+        ge=0,
+        le=1,
+        description="Mean share of the old store's ten nearest that a search must find,",
+    )
+    min_median_overlap: float = Field(
+        0.95,
+        alias="QBENCH_MIN_MEDIAN_OVERLAP",
+        ge=0,
+        le=1,
+        description="and its median.",
+    )
+    ui_url: str = Field(
+        "http://127.0.0.1:3000",
+        alias="QBENCH_UI_URL",
+        description="Where the Dagster UI is; the parity report links to its run.",
     )
     partition_cases: int = Field(
         5000,
@@ -227,7 +315,7 @@ class Settings(BaseSettings):
         # An empty variable is one that is not set, so it takes a blank to say that a space is to lose its prefix.
         return "" if value is not None and not value.strip() else value
 
-    @field_validator("openai_base_url", "qdrant_url")
+    @field_validator("openai_base_url", "qdrant_url", "ui_url")
     @classmethod
     def _is_plain_url(cls, value: str | None) -> str | None:
         if value is not None and (not value.startswith(("http://", "https://")) or {"@", "?"} & set(value)):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qbench_dagster.adapters.embedded import start_server
+from qbench_dagster.adapters.comparing import ComparisonSettings
+from qbench_dagster.adapters.embedded import build_resources, start_server
 from qbench_dagster.adapters.embedders import Embedder, LexicalEmbedder
-from qbench_dagster.adapters.indexing import IndexSettings
 from qbench_dagster.adapters.ledger import Account
 from qbench_dagster.adapters.planning import Tokens
 from qbench_dagster.adapters.postgres import ensure_database
 from qbench_dagster.adapters.space import KINDS, Kind, Space
 from qbench_dagster.adapters.vector_source import VectorSource
+from qbench_dagster.core.indexes import IndexSettings
 from qbench_dagster.core.prices import PRICES, Price, parse_prices
 from qbench_dagster.core.requests import Limits
 from qbench_dagster.core.spaces import space_name
@@ -186,6 +188,23 @@ def old_stores(settings: Settings, space: Space) -> Iterator[list[VectorSource]]
         yield sources
 
 
+def comparison_settings(settings: Settings, space: Space, run_id: str) -> ComparisonSettings:
+    """What the parity report of `space` compares searches and vectors with. Nothing is opened before it is needed."""
+    return ComparisonSettings(
+        query_log=settings.query_log,
+        queries=settings.parity_queries,
+        target_recall=settings.target_recall,
+        min_overlap=settings.min_overlap,
+        min_median_overlap=settings.min_median_overlap,
+        fresh_sample=settings.fresh_sample,
+        old_stores=settings.old_stores,
+        open_stores=partial(old_stores, settings, space),
+        open_embedder=lambda: closing(embedder(settings, space)),
+        account=account(settings, space, run_id),
+        declared_model=settings.reuse_model,
+    )
+
+
 def request_limits(settings: Settings) -> Limits:
     """What one request to the embedding service may hold."""
     return Limits(settings.max_inputs, settings.max_input_tokens, settings.max_request_tokens)
@@ -214,5 +233,22 @@ def account(settings: Settings, space: Space, run_id: str) -> Account:
 
 
 def index_settings(settings: Settings) -> IndexSettings:
-    """The index settings."""
-    return IndexSettings(settings.index_strategy, settings.hnsw_m, settings.hnsw_ef_construction, settings.ef_search)
+    """The index settings. What a build may take of the machine is known of the embedded server's only."""
+    memory_mb, workers = settings.index_memory_mb, settings.index_workers
+    if settings.database_url is None:
+        spare_mb, cores = build_resources(settings.pg_memory_mb)
+        memory_mb, workers = memory_mb or spare_mb, cores if workers is None else workers
+    return IndexSettings(
+        settings.index_strategy,
+        settings.hnsw_m,
+        settings.hnsw_ef_construction,
+        settings.ef_search,
+        settings.rerank,
+        settings.subvector_dimensions,
+        settings.ivfflat_lists,
+        settings.target_recall,
+        settings.target_p95_ms,
+        settings.advisor_sample,
+        memory_mb,
+        workers,
+    )

@@ -11,7 +11,7 @@ from typing import Any
 
 from qbench_dagster.adapters.embedders import LexicalEmbedder
 from qbench_dagster.adapters.embedding import embed_missing
-from qbench_dagster.adapters.indexing import Build, IndexSettings, apply_strategy, ensure_index
+from qbench_dagster.adapters.indexing import Build, ensure_index
 from qbench_dagster.adapters.landing import Landed, land_cases, land_lookups
 from qbench_dagster.adapters.ledger import Account
 from qbench_dagster.adapters.postgres import Database
@@ -20,6 +20,7 @@ from qbench_dagster.adapters.space import KINDS, Space, ensure_space
 from qbench_dagster.adapters.staging import Staged, load_lookups, stage_cases
 from qbench_dagster.adapters.testrail_export import TestRailExport
 from qbench_dagster.core.folders import section_paths
+from qbench_dagster.core.indexes import IndexSettings
 from qbench_dagster.core.ranges import CaseRange, plan_bounds, range_key, ranges_of
 from qbench_dagster.core.tally import Embedded, Embedding
 
@@ -28,7 +29,7 @@ REAL_EXPORT = Path(__file__).parents[2] / "shared" / "testrail" / "real_testrail
 SPACE = Space("space_lexical_64", "lexical-v1", 64, "halfvec")
 """64 dimensions: the same code as 3,072, a fiftieth of the time."""
 
-EXACT = IndexSettings(strategy="none", m=16, ef_construction=64, ef_search=100)
+EXACT = IndexSettings(strategy="exact", m=16, ef_construction=64, ef_search=100)
 BINARY = IndexSettings(strategy="binary", m=16, ef_construction=64, ef_search=100)
 
 CASE_COLUMNS = {
@@ -158,7 +159,6 @@ def run_pipeline(
     publish_face(database, space)
     for kind in KINDS:
         outcome.builds[kind] = ensure_index(database, space, kind, index, lambda *_: None)
-    apply_strategy(database, space, index)
     return outcome
 
 

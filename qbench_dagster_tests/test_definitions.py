@@ -46,11 +46,16 @@ CHECKS = {
     "pg_tables:reader_has_least_privilege": False,
     "hnsw_index:recall_reaches_target": True,
     "hnsw_index:vectors_are_sound": True,
+    "hnsw_index:searches_use_the_index": False,
     "parity_report:source_is_published_or_rejected": True,
     "parity_report:no_word_lost": True,
     "parity_report:published_rows_are_what_was_staged": True,
     "parity_report:vectors_complete_and_sound": True,
+    "parity_report:vectors_are_those_of_their_texts": True,
     "parity_report:recall_reaches_target": True,
+    "parity_report:filtered_search_is_complete": True,
+    "parity_report:old_store_is_covered": True,
+    "parity_report:search_reaches_old_store": True,
     "parity_report:reader_has_least_privilege": True,
 }
 

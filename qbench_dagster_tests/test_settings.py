@@ -61,8 +61,20 @@ GOOD: dict[str, tuple[str, Any]] = {
     "QBENCH_INDEX": ("halfvec", "halfvec"),
     "QBENCH_HNSW_M": ("24", 24),
     "QBENCH_HNSW_EF_CONSTRUCTION": ("200", 200),
+    "QBENCH_SUBVECTOR_DIMENSIONS": ("256", 256),
+    "QBENCH_IVFFLAT_LISTS": ("300", 300),
     "QBENCH_EF_SEARCH": ("400", 400),
+    "QBENCH_RERANK": ("80", 80),
     "QBENCH_TARGET_RECALL": ("0.99", 0.99),
+    "QBENCH_TARGET_P95_MS": ("7.5", 7.5),
+    "QBENCH_ADVISOR_SAMPLE": ("20000", 20000),
+    "QBENCH_INDEX_MEMORY_MB": ("8192", 8192),
+    "QBENCH_INDEX_WORKERS": ("0", 0),
+    "QBENCH_QUERY_LOG": ("/data/queries.jsonl", Path("/data/queries.jsonl")),
+    "QBENCH_PARITY_QUERIES": ("500", 500),
+    "QBENCH_MIN_OVERLAP": ("0.8", 0.8),
+    "QBENCH_MIN_MEDIAN_OVERLAP": ("0.9", 0.9),
+    "QBENCH_UI_URL": ("https://dagster.example.org", "https://dagster.example.org"),
     "QBENCH_PARTITION_CASES": ("1000", 1000),
     "QBENCH_MAX_DELETE_SHARE": ("0.5", 0.5),
     "QBENCH_PG_MEMORY_MB": ("4096", 4096),
@@ -87,11 +99,22 @@ WRONG = {
     "QBENCH_FAISS_ALLOW_PICKLE": ["why not"],
     "QBENCH_REUSE_QUANTIZED": ["some"],
     "QBENCH_FRESH_SAMPLE": ["-1", "1001"],
-    "QBENCH_INDEX": ["ivfflat"],
+    "QBENCH_INDEX": ["none", "flat"],
     "QBENCH_HNSW_M": ["1", "101"],
     "QBENCH_HNSW_EF_CONSTRUCTION": ["3", "1001"],
+    "QBENCH_SUBVECTOR_DIMENSIONS": ["0", "4001"],
+    "QBENCH_IVFFLAT_LISTS": ["0", "32769"],
     "QBENCH_EF_SEARCH": ["0", "1001"],
+    "QBENCH_RERANK": ["0", "10001"],
     "QBENCH_TARGET_RECALL": ["0", "1.1"],
+    "QBENCH_TARGET_P95_MS": ["0"],
+    "QBENCH_ADVISOR_SAMPLE": ["99"],
+    "QBENCH_INDEX_MEMORY_MB": ["63"],
+    "QBENCH_INDEX_WORKERS": ["-1", "65"],
+    "QBENCH_PARITY_QUERIES": ["9", "10001"],
+    "QBENCH_MIN_OVERLAP": ["-0.1", "1.1"],
+    "QBENCH_MIN_MEDIAN_OVERLAP": ["-0.1", "1.1"],
+    "QBENCH_UI_URL": ["localhost:3000", f"https://ada:{SECRET}@ui"],
     "QBENCH_PARTITION_CASES": ["0"],
     "QBENCH_MAX_DELETE_SHARE": ["-0.1", "20%"],
     "QBENCH_PG_MEMORY_MB": ["64"],
@@ -108,8 +131,9 @@ def test_the_defaults() -> None:
     assert (settings.vector_type, settings.max_usd, settings.old_stores) == ("halfvec", None, [])
     limits = (settings.max_inputs, settings.max_input_tokens, settings.max_request_tokens)
     assert limits == (2048, 8192, 300_000), "OpenAI's"
-    assert (settings.index_strategy, settings.hnsw_m, settings.hnsw_ef_construction) == ("binary", 16, 128)
-    assert (settings.ef_search, settings.target_recall) == (200, 0.95)
+    assert (settings.index_strategy, settings.hnsw_m, settings.hnsw_ef_construction) == ("auto", 16, 256)
+    assert settings.ef_search is settings.rerank is settings.query_log is None, "measured"
+    assert (settings.target_recall, settings.min_overlap, settings.min_median_overlap) == (0.95, 0.9, 0.95)
     assert (settings.partition_cases, settings.max_delete_share, settings.statement_timeout_s) == (5000, 0.2, 60)
 
 

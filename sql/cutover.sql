@@ -15,19 +15,16 @@ VALUES (:'from_space', :'to_space', :'by', :'report'::bigint);
 SELECT max(id) FROM store.parity_reports WHERE space = :'space';
 
 -- name: indexed_as
--- How both tables were last indexed; no row where they were not, or differently.
-SELECT b.strategy, b.m, b.ef_construction, s.ef_search
-FROM store.index_builds b JOIN store.spaces s ON s.name = b.space
-WHERE b.space = :'space'
-GROUP BY b.strategy, b.m, b.ef_construction, s.ef_search HAVING count(*) = 2;
+SELECT strategy, m, ef_construction, lists, shortened, ef_search, rerank
+FROM store.index_builds WHERE space = :'space' AND kind = :'kind';
 
 -- name: listing
-SELECT s.name, s.model, s.dimensions, s.vector_type, s.embedder, s.text_prefix, s.query_prefix, s.recipe, s.active, s.strategy, s.ef_search,
+SELECT s.name, s.model, s.dimensions, s.vector_type, s.embedder, s.text_prefix, s.query_prefix, s.recipe, s.active,
        s.created_at, z.bytes, z.index_bytes,
        (SELECT count(*) FROM store.batches b
         WHERE b.space = s.name AND b.state IN ('preparing', 'submitted')) AS open_batches,
-       coalesce((SELECT jsonb_object_agg(b.kind, jsonb_build_object(
-                     'stored', b.recall -> 'measured' -> 'stored', 'perturbed', b.recall -> 'measured' -> 'perturbed'))
+       coalesce((SELECT jsonb_object_agg(b.kind, b.strategy) FROM store.index_builds b WHERE b.space = s.name), '{}') AS indexes,
+       coalesce((SELECT jsonb_object_agg(b.kind, coalesce(b.recall #> '{measured,means}', '{}'))
                  FROM store.index_builds b WHERE b.space = s.name AND b.recall IS NOT NULL), '{}') AS recall
 FROM store.spaces s
 CROSS JOIN LATERAL (

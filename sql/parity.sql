@@ -30,6 +30,15 @@ UNION ALL
 SELECT d.test_case_id, 'published and rejected at once'
 FROM store.test_documents d JOIN staging.rejects r ON r.case_id = d.test_case_id
 UNION ALL
+SELECT s.case_id, 'normalised, but not in the source any more: materialise normalized_testdocs'
+FROM staging.test_documents s
+LEFT JOIN landing.cases c ON c.id = s.case_id AND c.removed_at IS NULL
+WHERE c.id IS NULL AND NOT EXISTS (SELECT FROM store.test_documents d WHERE d.test_case_id = s.case_id)
+UNION ALL
+SELECT s.case_id, 'normalised and rejected at once: materialise normalized_testdocs'
+FROM staging.test_documents s JOIN staging.rejects r USING (case_id)
+WHERE NOT EXISTS (SELECT FROM store.test_documents d WHERE d.test_case_id = s.case_id)
+UNION ALL
 SELECT r.case_id, 'rejected, but not in the source any more: materialise normalized_testdocs'
 FROM staging.rejects r
 LEFT JOIN landing.cases c ON c.id = r.case_id AND c.removed_at IS NULL
@@ -214,7 +223,7 @@ WHERE CASE WHEN to_regclass(v.name) IS NOT NULL AND EXISTS (SELECT FROM pg_roles
       ELSE true END
 UNION ALL
 SELECT 'qbench.' || f.name, 'EXECUTE'
-FROM (VALUES ('search_documents'), ('search_steps')) AS f (name)
+FROM (VALUES ('search_documents'), ('search_steps'), ('similar_documents'), ('search_hybrid'), ('find_by_jira_key')) AS f (name)
 WHERE CASE WHEN EXISTS (SELECT FROM pg_roles WHERE rolname = 'qbench_reader')
       THEN NOT EXISTS (
         SELECT FROM pg_proc p WHERE p.pronamespace = to_regnamespace('qbench') AND p.proname = f.name

@@ -79,15 +79,42 @@ FROM staging.test_documents s JOIN pg_temp.due USING (case_id)
 CROSS JOIN LATERAL unnest(s.issue_keys, s.issue_types) WITH ORDINALITY AS i (key, type, ordinality)
 ORDER BY s.case_id, i.ordinality;
 
+-- name: delete_words
+DELETE FROM store.test_words WHERE test_case_id IN (SELECT case_id FROM pg_temp.due);
+
+-- name: insert_words
+-- Of the cases just published, and of those whose words are missing or of an older recipe. The preconditions are in
+-- the description, word for word.
+INSERT INTO store.test_words (test_case_id, words, recipe)
+SELECT d.test_case_id,
+       setweight(store.words_of(concat_ws(' ', d.title, d.jira_key, 'C' || d.test_case_id, d.uid, d.refs, (
+           SELECT string_agg(i.issue_key, ' ' ORDER BY i.order_index)
+           FROM store.test_related_issues i WHERE i.test_case_id = d.test_case_id))), 'A')
+    || setweight(store.words_of(concat_ws(' ', d.folder_structure, array_to_string(d.tags, ' '), d.summary,
+                                          d.description)), 'B')
+    || setweight(store.words_of((
+           SELECT string_agg(concat_ws(' ', s.action, array_to_string(s.expected, ' '), s.data), ' ' ORDER BY s.step_index)
+           FROM store.test_steps s WHERE s.test_case_id = d.test_case_id)), 'D'),
+       store.words_recipe()
+FROM store.test_documents d
+WHERE d.test_case_id >= :'lower' AND d.test_case_id < :'upper'
+  AND NOT EXISTS (
+      SELECT FROM store.test_words w WHERE w.test_case_id = d.test_case_id AND w.recipe = store.words_recipe())
+ON CONFLICT (test_case_id) DO UPDATE SET words = excluded.words, recipe = excluded.recipe;
+
 -- name: due_ranges
--- Ranges with a case to publish, complete or not, or to take away.
+-- Ranges with a case to publish, complete or not, or to take away, or one whose words are missing or of an older recipe.
 SELECT r.key FROM unnest(:'keys'::text[], :'lowers'::bigint[], :'uppers'::bigint[]) AS r (key, lower, upper)
 WHERE EXISTS (
     SELECT FROM staging.test_documents s LEFT JOIN store.test_documents t ON t.test_case_id = s.case_id
     WHERE s.case_id >= r.lower AND s.case_id < r.upper AND t.doc_hash IS DISTINCT FROM s.doc_hash)
 OR EXISTS (
     SELECT FROM store.test_documents t LEFT JOIN staging.test_documents s ON s.case_id = t.test_case_id
-    WHERE t.test_case_id >= r.lower AND t.test_case_id < r.upper AND s.case_id IS NULL);
+    WHERE t.test_case_id >= r.lower AND t.test_case_id < r.upper AND s.case_id IS NULL)
+OR EXISTS (
+    SELECT FROM store.test_documents t
+    LEFT JOIN store.test_words w ON w.test_case_id = t.test_case_id AND w.recipe = store.words_recipe()
+    WHERE t.test_case_id >= r.lower AND t.test_case_id < r.upper AND w.test_case_id IS NULL);
 
 -- name: partition_counts
 SELECT r.key, c.landed + j.kept_aside AS source_cases, d.published, x.rejected + j.kept_aside AS rejected,
@@ -121,7 +148,7 @@ WHERE s.case_id >= :'lower' AND s.case_id < :'upper' AND t.doc_hash IS DISTINCT 
 ORDER BY s.case_id LIMIT 10;
 
 -- name: analyze_documents
-ANALYZE store.test_documents, store.test_steps, store.test_preconditions, store.test_related_issues;
+ANALYZE store.test_documents, store.test_steps, store.test_preconditions, store.test_related_issues, store.test_words;
 
 -- name: column_types
 SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute

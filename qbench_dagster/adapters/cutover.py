@@ -8,17 +8,19 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
-from qbench_dagster.adapters.indexing import IndexSettings, apply_strategy, ensure_index
+from qbench_dagster.adapters.comparing import ComparisonSettings
+from qbench_dagster.adapters.indexing import ensure_index
 from qbench_dagster.adapters.ledger import spent
 from qbench_dagster.adapters.parity import evaluate
 from qbench_dagster.adapters.postgres import Connection, Database, DatabaseError, fetch_dicts, fetch_value
 from qbench_dagster.adapters.publishing import FACE_LOCK, replace_face
 from qbench_dagster.adapters.space import KINDS, Kind, Space, active_space, writing
 from qbench_dagster.adapters.sql import statement
+from qbench_dagster.core.indexes import IndexSettings
 from qbench_dagster.core.model import TEXT_RECIPE
 from qbench_dagster.core.ranges import CaseRange
 
@@ -54,34 +56,28 @@ def find_space(database: Database, name: str) -> Space:
         return _find(connection, name)
 
 
-def indexed_as(database: Database, space: Space, default: IndexSettings) -> IndexSettings:
-    """How the space is indexed and searched; `default` where it is not yet.
+def indexed_as(database: Database, space: Space, kind: Kind, default: IndexSettings) -> IndexSettings:
+    """How one table of the space is indexed and searched; `default` where it is not yet.
 
     The settings speak of the space they name. Another one keeps what it has: rebuilding it would change what is read.
     """
     with database.connection("find index") as connection:
-        found = fetch_dicts(connection, statement("cutover.sql", "indexed_as"), space=space.name)
-    return IndexSettings(**found[0]) if found else default
+        found = fetch_dicts(connection, statement("cutover.sql", "indexed_as"), space=space.name, kind=kind)
+    return (
+        replace(default, **{name: value for name, value in found[0].items() if value is not None}) if found else default
+    )
 
 
-def read_space(database: Database, own: Space, settings: IndexSettings) -> tuple[Space, IndexSettings]:
-    """What the application reads, and how it is indexed: the active space, or `own` while none is.
-
-    `own` and `settings` are those of the settings of this process.
-    """
+def read_space(database: Database, own: Space) -> Space:
+    """What the application reads: the active space; while there is none, `own`, which the settings name."""
     active = active_space(database)
-    if active is None or active.name == own.name:
-        return own, settings
-    return active, indexed_as(database, active, settings)
+    return own if active is None or active.name == own.name else active
 
 
-def keep_index(database: Database, space: Space, default: IndexSettings, building: Building) -> IndexSettings:
+def keep_index(database: Database, space: Space, default: IndexSettings, building: Building) -> None:
     """Build what is missing of the indexes of `space`, as they were built before. Cheap where nothing is."""
-    settings = indexed_as(database, space, default)
     for kind in KINDS:
-        ensure_index(database, space, kind, settings, partial(_tell, building, kind))
-    apply_strategy(database, space, settings)
-    return settings
+        ensure_index(database, space, kind, indexed_as(database, space, kind, default), partial(_tell, building, kind))
 
 
 def cut_over(
@@ -91,7 +87,7 @@ def cut_over(
     ranges: Sequence[CaseRange],
     *,
     by: str,
-    target_recall: float,
+    comparison: ComparisonSettings,
     details: Mapping[str, Any],
     building: Building,
     comparing: Callable[[int], None],
@@ -106,13 +102,12 @@ def cut_over(
         return CutOver(active.name, target.name, moved=False)
     with database.connection("check vectors", long=True) as connection:
         _check_complete(connection, target)  # before an index is built over half of them
-    settings = keep_index(database, target, default, building)
+    keep_index(database, target, default, building)
     evaluated = evaluate(
         database,
         target,
-        settings,
         ranges,
-        target_recall=target_recall,
+        comparison=comparison,
         rows_in_export=None,  # whether the export has changed since says nothing about either space
         details=details,
         progress=comparing,

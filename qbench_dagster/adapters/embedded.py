@@ -157,6 +157,12 @@ def tuning(memory_mb: int, cores: int) -> dict[str, str]:
     }
 
 
+def build_resources(memory_mb: int | None) -> tuple[int, int]:
+    """MiB and workers that the build of an index may take of this machine: half of what is free, and all cores."""
+    spare_mb = memory_mb or int(psutil.virtual_memory().available) // 2**20 // 2
+    return max(64, spare_mb), max(0, min((os.cpu_count() or 1) - 1, 8))
+
+
 def _tune(data: Path, socket_folder: Path, memory_mb: int | None) -> None:
     machine_mb = psutil.virtual_memory().total // 2**20
     settings = tuning(memory_mb or machine_mb // 4, os.cpu_count() or 1)

@@ -10,17 +10,15 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
+from qbench_dagster.adapters.asking import Asking
 from qbench_dagster.adapters.embedders import Embedder, EmbeddingError
-from qbench_dagster.adapters.indexing import scan_vectors, table_of
-from qbench_dagster.adapters.ledger import Account, book_risk, check_account, reserve, settle
+from qbench_dagster.adapters.ledger import Account, check_account
 from qbench_dagster.adapters.postgres import Connection, Database
-from qbench_dagster.adapters.space import Kind, Space, check_vectors, writing
+from qbench_dagster.adapters.space import Kind, Space, writing
 from qbench_dagster.adapters.sql import statement
-from qbench_dagster.core.packing import Sized, average, in_parts, pack
+from qbench_dagster.adapters.vectors import scan_vectors, table_of
 from qbench_dagster.core.pgcopy import HEADER, TRAILER, read_hashes, read_vectors
-from qbench_dagster.core.requests import Answer
 from qbench_dagster.core.suspicion import REFERENCES, Suspects, cosines
 from qbench_dagster.core.texts import text_hash, text_of
 from qbench_dagster.core.verdict import Evidence, Examined, Fresh, Suspect, judge
@@ -63,10 +61,10 @@ def examine(
         drawn = [bytes(row[0]) for row in connection.execute(query, {"limit": limit}, binary=True)] if limit else []
         told = _Told()
         if embedder is not None and (wanted := list(dict.fromkeys([*again, *drawn]))):
-            asking = _Asking(connection, space, kind, embedder, account)
+            asking = Asking(connection, space, kind, embedder, account)
             # Whoever enters requests into the ledger holds the space's lock, or another takes them for a dead run's.
             with writing(database, space) if asking.entered else nullcontext():
-                _embed_again(asking, wanted, told)
+                _embed_again(asking, kind, wanted, told)
         return _examined(connection, space, kind, found, told, drawn if fresh_sample else None)
 
 
@@ -78,63 +76,6 @@ class _Told:
     texts: dict[bytes, tuple[int, str]] = field(default_factory=dict)
     tokens: int = 0
     failed: str | None = None
-
-
-class _Asking:
-    """One embedder asked on behalf of one table, and each request entered into the ledger if it costs money."""
-
-    def __init__(
-        self, connection: Connection, space: Space, kind: Kind, embedder: Embedder, account: Account | None
-    ) -> None:
-        self.connection = connection
-        self.space = space
-        self.kind: Kind = kind
-        self.entered = account if embedder.paid else None
-        self._embedder = embedder
-        self.tokens = 0
-
-    def vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Fresh unit vectors of a few texts, of long ones from pieces as they were stored. Raises EmbeddingError."""
-        limits = self._embedder.limits.within(self._embedder.token_ceiling)
-        divided = in_parts(texts, self.space.text_prefix, limits.tokens_per_input, self._embedder.count_tokens)
-        items = [
-            Sized((index, part), size)
-            for index, (parts, sizes) in enumerate(divided)
-            for part, size in zip(parts, sizes, strict=True)
-        ]
-        vectors = np.concatenate([self._request(request) for request in pack(items, limits)])
-        owners = np.asarray([item.value[0] for item in items])
-        weights = np.asarray([max(1, item.tokens) for item in items])
-        rows = [np.flatnonzero(owners == index) for index in range(len(texts))]
-        return np.stack([average(vectors[own], weights[own].tolist()) for own in rows])
-
-    def _request(self, request: Sequence[Sized[tuple[int, str]]]) -> NDArray[np.float32]:
-        contents = [item.value[1] for item in request]
-        answer = self._paid(contents, sum(item.tokens for item in request), self.entered)
-        self.tokens += answer.tokens
-        check_vectors(answer.vectors, len(contents), self.space.dimensions)
-        return answer.vectors
-
-    def _paid(self, contents: Sequence[str], tokens: int, account: Account | None) -> Answer:
-        if account is None:
-            return self._embedder.request(contents)
-        to, space, booked = self.connection, self.space.name, 0
-        entry = reserve(to, space, self.kind, self._embedder.model, account, texts=len(contents), tokens=tokens)
-
-        def book(lately: int) -> None:
-            nonlocal booked
-            booked += lately
-            book_risk(to, space, entry, account, texts=len(contents), tokens=lately)
-
-        try:
-            answer = self._embedder.request(contents, book)
-        except EmbeddingError as error:
-            settle(to, entry, account, state="failed", tokens=0, tokens_at_risk=error.tokens_at_risk - booked)
-            raise
-        settle(
-            to, entry, account, state="answered", tokens=answer.tokens, tokens_at_risk=answer.tokens_at_risk - booked
-        )
-        return answer
 
 
 def _scan(connection: Connection, space: Space, kind: Kind, progress: Callable[[int], None]) -> Suspects:
@@ -149,15 +90,15 @@ def _scan(connection: Connection, space: Space, kind: Kind, progress: Callable[[
     return found
 
 
-def _embed_again(asking: _Asking, hashes: Sequence[bytes], told: _Told) -> None:
+def _embed_again(asking: Asking, kind: Kind, hashes: Sequence[bytes], told: _Told) -> None:
     """Embed the texts of `hashes`, those that a case has, and compare. What was compared before a failure counts."""
-    query = statement("index.sql", "sample_vectors", space=asking.space.name, table=table_of(asking.kind))
+    query = statement("index.sql", "sample_vectors", space=asking.space.name, table=table_of(kind))
     try:
         if asking.entered is not None:
             check_account(asking.entered, asking.space.model)
         for start in range(0, len(hashes), BATCH):
             batch = hashes[start : start + BATCH]
-            _read_texts(asking.connection, asking.kind, batch, told.texts)
+            _read_texts(asking.connection, kind, batch, told.texts)
             values = {"hashes": [key for key in batch if key in told.texts]}
             stored = {bytes(key): vector for key, vector in asking.connection.execute(query, values, binary=True)}
             if stored:

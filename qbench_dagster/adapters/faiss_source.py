@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from qbench_dagster.adapters.faiss_metadata import Rows, read_rows
 from qbench_dagster.adapters.space import KINDS, Kind
-from qbench_dagster.adapters.vector_source import BATCH_POINTS, Batch, SourceError
+from qbench_dagster.adapters.vector_source import BATCH_POINTS, Batch, Hit, SourceError
 
 WHOLE_INDEXES = {"IndexFlat", "IndexFlatL2", "IndexFlatIP", "IndexHNSWFlat", "IndexNSGFlat", "IndexIVFFlat",
                  "IndexRefineFlat"}  # fmt: skip
@@ -93,6 +93,39 @@ class FaissSource:
                 vectors=[None] * len(found),
                 quantized=opened.quantized,
             )
+
+    def search(self, kind: Kind, vector: NDArray[np.float32], k: int, among: Sequence[str] | None = None) -> list[Hit]:
+        """The k vectors nearest to a unit vector, by the index and its metric. Raises SourceError.
+
+        FAISS knows no payloads: who filters asks for more and drops, and so does this for `among`.
+        """
+        opened = self._opened[kind]
+        wanted = None if among is None else set(among)
+        asked = k
+        while True:
+            hits = _nearest(opened, vector, min(asked, opened.index.ntotal))
+            kept = [hit for hit in hits if wanted is None or hit.id in wanted]
+            if len(kept) >= k or asked >= opened.index.ntotal or wanted is None:
+                return kept[:k]
+            asked *= 10
+
+
+def _nearest(opened: _Opened, vector: NDArray[np.float32], k: int) -> list[Hit]:
+    if k == 0:
+        return []
+    if vector.shape != (opened.index.d,):
+        raise SourceError(f"{opened.path}: its vectors have {opened.index.d} dimensions, the query {len(vector)}.")
+    try:
+        scores, names = opened.index.search(np.ascontiguousarray(vector[None], dtype=np.float32), k)
+    except RuntimeError as error:
+        raise SourceError(f"{opened.path} cannot be searched: {_short(error)}") from None
+    rows = opened.rows
+    inner = opened.index.metric_type == 0  # METRIC_INNER_PRODUCT; of unit vectors the squared L2 distance is 2 - 2 cos
+    return [
+        Hit(rows.names.get(name, str(name)), rows.by_id.get(name, {}), float(score if inner else 1 - score / 2))
+        for name, score in zip(names[0].tolist(), scores[0].tolist(), strict=True)
+        if name >= 0  # an IVF that probes few lists pads with -1
+    ]
 
 
 def _without_vector(opened: _Opened) -> list[int]:

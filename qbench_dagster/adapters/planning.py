@@ -10,11 +10,11 @@ from itertools import islice
 from typing import Any
 
 from qbench_dagster.adapters.embedders import Embedder
-from qbench_dagster.adapters.indexing import IndexSettings
 from qbench_dagster.adapters.ledger import spent
 from qbench_dagster.adapters.postgres import Connection, Database, fetch_dicts
 from qbench_dagster.adapters.space import KINDS, Kind, Space, ensure_space
 from qbench_dagster.adapters.sql import statement
+from qbench_dagster.core.indexes import IndexSettings
 from qbench_dagster.core.packing import Sized, fewest, in_parts
 from qbench_dagster.core.plan import (
     ASSUMED_TOKENS_PER_MINUTE,

@@ -21,7 +21,7 @@ from qbench_dagster.core.ranges import CaseRange, columns_of
 
 log = logging.getLogger(__name__)
 
-FACE = ("face.sql", "search.sql", "reader.sql")
+FACE = ("face.sql", "nearest.sql", "search.sql", "words.sql", "reader.sql")
 FACE_LOCK = "public face"
 """Held by whoever changes what is read; shared by those who publish, so that they publish what is read."""
 PATIENCE_S = 60.0
@@ -58,7 +58,7 @@ def publish_cases(database: Database, space: Space, case_range: CaseRange) -> Pu
 
         def rows(name: str) -> int:
             query = statement("publish.sql", name, space=read)
-            values = bounds if name in ("delete_gone", "select_due") else None
+            values = bounds if name in ("delete_gone", "select_due", "insert_words") else None
             return max(0, connection.execute(query, values).rowcount)
 
         result.removed = rows("delete_gone")
@@ -71,6 +71,8 @@ def publish_cases(database: Database, space: Space, case_range: CaseRange) -> Pu
             for child in ("steps", "preconditions", "related_issues"):
                 rows(f"delete_{child}")
                 result.rows_written += rows(f"insert_{child}")
+            rows("delete_words")
+        result.rows_written += rows("insert_words")
         held = counts_of(connection, [case_range])[case_range.key]
     for name, count in asdict(held).items():
         if name != "key":

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from qbench_dagster.adapters.secrets import UnusableKeyError, hidden, usable_key
 from qbench_dagster.adapters.space import KINDS, Kind
-from qbench_dagster.adapters.vector_source import BATCH_POINTS, Batch, SourceError
+from qbench_dagster.adapters.vector_source import BATCH_POINTS, Batch, Hit, SourceError
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -73,6 +73,7 @@ class QdrantSource:
             raise SourceError(str(error)) from None
         self._where = _without_credentials(url) if url else str(path)
         self._names: dict[Kind, tuple[str, str, bool]] = {}  # collection, vector, quantized
+        self._metrics: dict[Kind, str] = {}
         self._client = self._open(url, path)
         try:
             for kind in KINDS:
@@ -81,6 +82,7 @@ class QdrantSource:
                 if name and vectors is not None:
                     chosen = _choose(name, vectors, vector_name, dimensions)
                     datatype = vectors[chosen].datatype
+                    self._metrics[kind] = str(getattr(vectors[chosen].distance, "value", vectors[chosen].distance))
                     self._names[kind] = (name, chosen, getattr(datatype, "value", datatype) not in WHOLE_DATATYPES)
             missing = [(kind, name) for kind, name in collections.items() if kind not in self._names]
             if missing:
@@ -142,6 +144,22 @@ class QdrantSource:
                 )
             if offset is None:
                 return
+
+    def search(self, kind: Kind, vector: NDArray[np.float32], k: int, among: Sequence[str] | None = None) -> list[Hit]:
+        """The k points nearest to a unit vector, as the collection is configured to search. Raises SourceError."""
+        from qdrant_client import models  # noqa: PLC0415
+
+        name, using, _ = self._names[kind]
+        only = None
+        if among is not None:
+            ids: list[Any] = [int(each) if each.isdigit() else each for each in among]
+            only = models.Filter(must=[models.HasIdCondition(has_id=ids)])
+        with self._errors():
+            found = self._client.query_points(
+                name, query=vector.tolist(), using=using or None, limit=k, query_filter=only, with_payload=True
+            ).points
+        metric = self._metrics[kind]
+        return [Hit(str(point.id), point.payload or {}, _nearness(metric, point.score)) for point in found]
 
     def _open(self, url: str | None, path: Path | None) -> QdrantClient:
         try:
@@ -246,6 +264,13 @@ def _vector(found: Any, name: str) -> NDArray[np.float32] | None:
     if isinstance(found, dict):
         found = found.get(name)
     return np.asarray(found, dtype=np.float32) if isinstance(found, list) and found else None
+
+
+def _nearness(metric: str, score: float) -> float:
+    """Qdrant's score as one that is larger where a point is nearer: of two unit vectors the cosine, if it tells."""
+    if metric == "Euclid":
+        return 1 - score * score / 2
+    return -score if metric == "Manhattan" else score
 
 
 def _without_credentials(url: str) -> str:

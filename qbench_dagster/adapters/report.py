@@ -1,37 +1,34 @@
 """Writes a parity report as `parity.json` and as `parity.html`: one page, no script, nothing loaded.
 
-What the report says is `core/parity.py`, how it is evaluated `adapters/parity.py`, how it looks
-`templates/parity.html.j2` and, for its plots, `adapters/report_plots.py`.
+What the report says is `core/parity.py`, how it is evaluated `adapters/parity.py`; what its page shows is
+`report_view.py`, how that looks `templates/`. The JSON's fields are in `schemas/parity.schema.json`.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from qbench_dagster.adapters.report_plots import KINDS, bytes_text, plots
-from qbench_dagster.core.model import RejectReason
+from qbench_dagster.adapters import report_text
+from qbench_dagster.adapters.report_plots import bytes_text
+from qbench_dagster.adapters.report_view import failed_first, figures, page, run_link
+from qbench_dagster.core.decision import decision
 from qbench_dagster.core.parity import ParityReport
 
-_FIRST = (
-    *("case_id", "kind", "object", "queries", "source_cases", "published", "rejected", "vectors"),
-    *("strategy", "rows", "bytes", "seconds", "doc_stored", "doc_perturbed", "step_stored", "step_perturbed"),
-)
-"""Columns and numbers that come first, in this order; the others follow by name."""
-_DETAILS = ("indexes", "settings", "versions", "export", "run_id", "seconds")
+SCHEMA_VERSION = 2
+"""Raise when a field of the JSON changes its name or meaning, and the schema with it."""
 
 
 def write_report(report: ParityReport | Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
     """Write `parity.html` and `parity.json` into `folder`: readers see the old file or the new."""
-    plain = _plain(report.as_json() if isinstance(report, ParityReport) else report)
+    plain = document(report.as_json() if isinstance(report, ParityReport) else report)
     texts = {
         folder / "parity.html": render_html(plain),
         folder / "parity.json": json.dumps(plain, ensure_ascii=False, indent=2) + "\n",
@@ -49,49 +46,45 @@ def write_report(report: ParityReport | Mapping[str, Any], folder: Path) -> tupl
     return folder / "parity.html", folder / "parity.json"
 
 
+def document(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The report as JSON values in one order, verdict first: equal reports give equal bytes. NaN becomes null.
+
+    A report of before comparisons were made keeps the fields it has, and says so by `schema_version` 1.
+    """
+    text = json.dumps(report, default=str, sort_keys=True)
+    values: dict[str, Any] = report_text.clean(json.loads(text, parse_constant=lambda _: None))
+    version = SCHEMA_VERSION if "comparisons" in (values.get("details") or {}) else 1
+    return {"passed": values.pop("passed", False), "schema_version": version, **values}
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of `parity.json`."""
+    text = files("qbench_dagster").joinpath("schemas", "parity.schema.json").read_text(encoding="utf-8")
+    values: dict[str, Any] = json.loads(text)
+    return values
+
+
 def render_html(report_json: Mapping[str, Any]) -> str:
     """The report as one HTML page. Takes the JSON form, so that a report kept in the database renders too."""
-    report = _plain(report_json)
-    details = {**dict.fromkeys(_DETAILS), **(report.get("details") or {})}
-    partitions = [
-        {**row, "off": row["source_cases"] - row["published"] - row["rejected"]}
-        for row in report.get("partitions") or []
-    ]
-    findings = sorted(report.get("findings") or [], key=lambda finding: bool(finding["passed"]))
-    names = ("source_cases", "published", "rejected", "off", "incomplete", "steps")
-    recall = details.get("recall") or {}
-    return _template().render(
-        passed=report["passed"],
-        created_at=_when(str(report.get("created_at"))),
-        space=report.get("space"),
-        findings=findings,
-        failed=[finding for finding in findings if not finding["passed"]],
-        partitions=partitions,
-        totals={name: sum(row[name] for row in partitions) for name in names},
-        rejects=report.get("rejects") or [],
-        rejects_by_reason=_rejects(report.get("rejects") or []),
-        details=details,
-        recall=[{"kind": KINDS.get(kind, kind), **found} for kind, found in recall.items() if found],
-        plots=plots(partitions, details),
-    )
+    return _template().render(page(document(report_json)))
 
 
 def summary_markdown(report_json: Mapping[str, Any]) -> str:
-    """Verdict and one line a finding, as Markdown for Dagster's metadata."""
-    report = _plain(report_json)
-    verdict = "PASSED" if report["passed"] else "FAILED"
-    lines = [f"**{verdict}** in {_markdown(report.get('space'))}, {_when(str(report.get('created_at')))}", ""]
-    for finding in sorted(report.get("findings") or [], key=lambda finding: bool(finding["passed"])):
+    """Verdict, key numbers and one line a finding, as Markdown for Dagster's metadata."""
+    report = document(report_json)
+    mark = "✅" if report["passed"] else "❌"
+    lines = [f"{mark} **{report_text.markdown(decision(report))}**", ""]
+    told = [report_text.markdown(report.get("space")), report_text.when(report.get("created_at"))]
+    told += [report_text.markdown(f"{shown['label']} {shown['value']}") for shown in figures(report)]
+    if link := run_link(report.get("details") or {}):
+        told.append(f"[run](<{link}>)")
+    lines += [" · ".join(told), ""]
+    for finding in failed_first(report):
         mark = "✅" if finding["passed"] else "❌"
-        lines.append(f"- {mark} **{_markdown(finding['title'])}**: {_markdown(finding['summary'])}")
+        lines.append(
+            f"- {mark} **{report_text.markdown(finding['title'])}**: {report_text.markdown(finding['summary'])}"
+        )
     return "\n".join(lines) + "\n"
-
-
-def _plain(report: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON values in one order, verdict first: equal reports give equal bytes. NaN becomes null."""
-    text = json.dumps(report, default=str, sort_keys=True)
-    values: dict[str, Any] = json.loads(text, parse_constant=lambda _: None)
-    return {"passed": values.pop("passed", False), **values}
 
 
 @cache
@@ -103,61 +96,8 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(show=_show, bytes=bytes_text, ordered=_ordered, columns=_columns, words=_words)
+    environment.filters.update(
+        show=report_text.show, bytes=bytes_text, ordered=report_text.ordered, columns=report_text.columns,
+        words=report_text.words, when=report_text.when, share=report_text.share, ms=report_text.milliseconds,
+    )  # fmt: skip
     return environment.get_template("parity.html.j2")
-
-
-def _when(created_at: str) -> str:
-    try:
-        return datetime.fromisoformat(created_at).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    except ValueError:
-        return created_at
-
-
-def _markdown(text: object) -> str:
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(str(text).split()))
-
-
-def _show(value: Any, name: str = "") -> str:
-    """A value for a reader. Ids and keys are never grouped by commas: they get copied into queries."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(_show(one) for one in value)
-    if isinstance(value, int | float) and name.endswith("bytes"):
-        return bytes_text(value)
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1e6 else f"{value:,.6g}"
-    return f"{value:,}" if isinstance(value, int) and not name.endswith("id") else str(value)
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _rank(name: str) -> tuple[int, str]:
-    return (_FIRST.index(name) if name in _FIRST else len(_FIRST), name)
-
-
-def _ordered(numbers: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return sorted(numbers.items(), key=lambda pair: _rank(pair[0]))
-
-
-def _columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    return sorted({name for row in rows for name in row}, key=_rank)
-
-
-def _rejects(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rejects by reason, each with what to do. A reason of another version has no remedy here."""
-    reasons = sorted({str(row["reason"]) for row in rows})
-    known = {reason.value: reason.remedy for reason in RejectReason}
-    return [
-        {
-            "reason": reason,
-            "remedy": known.get(reason),
-            "rows": [row for row in rows if str(row["reason"]) == reason],
-        }
-        for reason in reasons
-    ]

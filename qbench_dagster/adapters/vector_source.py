@@ -30,6 +30,16 @@ class Batch:
     """Whether the vectors are a lossy copy of what the model made."""
 
 
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One result of a search: the point, what is said of it, and how near the store finds it (larger is nearer)."""
+
+    id: str
+    payload: Mapping[str, Any]
+    score: float
+    """Where the store's metric allows it the cosine with a query of length 1, if its vectors have that length too."""
+
+
 class VectorSource(Protocol):
     """An old vector store, open for reading."""
 
@@ -52,4 +62,11 @@ class VectorSource(Protocol):
 
     def read(self, kind: Kind) -> Iterator[Batch]:
         """All points, always in the same order. Raises SourceError."""
+        ...
+
+    def search(self, kind: Kind, vector: NDArray[np.float32], k: int, among: Sequence[str] | None = None) -> list[Hit]:
+        """The k points nearest to a vector of length 1, by the store's own index and metric, nearest first.
+
+        `among` are the only points that may be found, by the ids that `read` gives. Raises SourceError.
+        """
         ...

@@ -36,7 +36,9 @@ def embedding_plan(
     with ended_by(EmbeddingError):
         planned = plan(database, space, index, reusable=reusable, **embedder.terms(space))
         others = [
-            plan(database, other, indexed_as(database, other, index), reusable=Reusable(), **embedder.terms(other))
+            plan(
+                database, other, indexed_as(database, other, "doc", index), reusable=Reusable(), **embedder.terms(other)
+            )
             for other in embedder.maintained(database)
             if other.name != space.name and lacks_vectors(database, other)  # or its model would be loaded for nothing
         ]

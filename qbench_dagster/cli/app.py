@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -166,61 +166,30 @@ def status(as_json: Json = False) -> None:
 
 
 @app.command()
-def search(
-    query: Annotated[str, typer.Argument(help="What to look for, in plain words.")],
-    steps: Annotated[bool, typer.Option("--steps", help="Search steps instead of test cases.")] = False,
-    priority: Annotated[list[str] | None, typer.Option(help="Only this priority (repeat for more).")] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="Only cases with this tag (repeat for any of several).")] = None,
-    platform: Annotated[list[str] | None, typer.Option(help="Only this platform (repeat for any of several).")] = None,
-    test_type: Annotated[list[str] | None, typer.Option(help="Only this type (repeat for more).")] = None,
-    folder: Annotated[str | None, typer.Option(help="Only below this folder: a prefix of its path.")] = None,
-    project: Annotated[list[int] | None, typer.Option(help="Only this project id (repeat for more).")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many results.")] = 10,
-    as_json: Json = False,
-) -> None:
-    """Find test cases, or steps, by what they say.
-
-    The query is embedded with the model of the space that is read, whatever space the settings name.
-    """
-    query = query.encode(errors="replace").decode()  # a terminal may send bytes that are no text
-    if not query.strip():
-        _fail('The query is empty. Say what to look for, for instance: qbench search "cannot log in"')
-    with clear_errors(), _database(settings := load_settings()) as database:
-        from qbench_dagster.adapters.reading import Filters  # noqa: PLC0415
-        from qbench_dagster.adapters.reading import search as find  # noqa: PLC0415
-        from qbench_dagster.adapters.space import active_space  # noqa: PLC0415
-        from qbench_dagster.cli.show import show_results  # noqa: PLC0415
-        from qbench_dagster.wiring import embedder, embedding_space  # noqa: PLC0415
-
-        space = active_space(database)
-        if space is None:
-            _fail("Nothing is published yet: run `qbench run --export PATH` first.")
-        if (named := embedding_space(settings).name) != space.name:
-            err.print(
-                f"answered by {space.name} ({space.model}), which is what the application reads; "
-                f"the settings name {named}: see qbench spaces",
-                markup=False, highlight=False, soft_wrap=True,
-            )  # fmt: skip
-        filters = Filters(priority, tag, platform, test_type, folder, project)
-        with closing(embedder(settings, space)) as chosen:
-            vector = chosen.embed([(space.query_prefix or "") + query])[0]
-        results = find(database, vector, k, filters, steps=steps, model=space.model)
-    if as_json:
-        _print_json({"query": query, "space": space.name, "model": space.model, "results": results})
-    else:
-        show_results(out, results, steps=steps)
-
-
-@app.command()
 def parity(
     force: Annotated[bool, typer.Option("--force", help="Evaluate again even if nothing was written since.")] = False,
+    history: Annotated[bool, typer.Option("--history", help="Show the verdicts of before; evaluate nothing.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the report.")] = False,
     as_json: Json = False,
 ) -> None:
     """Evaluate the invariants now, and write the report. Exit code 1 if one does not hold."""
+    if schema:
+        from qbench_dagster.adapters.report import schema as report_schema  # noqa: PLC0415
+
+        _print_json(report_schema())
+        return
     with clear_errors():
         settings = load_settings()
+        from qbench_dagster.cli.parity import show_history, show_parity  # noqa: PLC0415
+
+        if history:
+            from qbench_dagster.adapters.report_history import history as read_history  # noqa: PLC0415
+
+            with _database(settings) as database, database.connection("parity history") as connection:
+                entries = read_history(connection)
+            _print_json({"history": entries}) if as_json else show_history(out, entries)
+            return
         from qbench_dagster.cli.run import evaluate_parity  # noqa: PLC0415
-        from qbench_dagster.cli.show import show_parity  # noqa: PLC0415
 
         with _instance(settings) as instance:
             summary, report = evaluate_parity(instance, err, force=force)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.panel import Panel
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -120,45 +119,26 @@ def show_status(console: Console, found: Mapping[str, Any]) -> None:
     for space in found["spaces"]:
         console.print(
             f"{space['name']}{' (active)' if space['active'] else ''}: {space['model']}, "
-            f"{space['dimensions']} dimensions, {space['strategy']}, ef_search {space['ef_search']}",
+            f"{space['dimensions']} dimensions",
             highlight=False,
         )
         for kind, index in sorted(space["indexes"].items()):
-            recall = index["recall"] or {}
-            console.print(
-                f"  {kind}: {index['rows']:,} vectors, {index['bytes'] / MIB:,.1f} MiB index, recall@10 "
-                f"{recall.get('stored')} stored / {recall.get('perturbed')} perturbed",
-                highlight=False,
-            )
+            console.print(f"  {kind}: {index['rows']:,} vectors, {_indexed(index)}", highlight=False)
 
 
-def show_results(console: Console, results: Sequence[Mapping[str, Any]], *, steps: bool) -> None:
-    """Search results, best first."""
-    if not results:
-        console.print("nothing matches")
-        return
-    for rank, row in enumerate(results, 1):
-        if steps:
-            head = " ".join(row["action"].split()) or "(no action)"
-            where = f"C{row['test_case_id']} step {row['step_index']}: {' '.join(row['title'].split())}"
-            if row["cases"] > 1:
-                where += f"  (+{row['cases'] - 1:,} more cases)"
-            detail = "; ".join(" ".join(text.split()) for text in row["expected"])
-        else:
-            head = " ".join(row["title"].split())
-            facts = [f"C{row['test_case_id']}", row["priority"], row["test_type"], row["folder_structure"]]
-            where = "  ".join(str(fact) for fact in facts if fact)
-            detail = ""
-        console.print(
-            f"{rank:>3}. [bold]{row['similarity']:.3f}[/]  {escape(head)}",
-            highlight=False,
-            no_wrap=True,
-            overflow="ellipsis",
-        )
-        console.print(f"            [dim]{escape(where)}[/]", highlight=False, no_wrap=True, overflow="ellipsis")
-        if detail:
-            text = f"            [dim]expected: {escape(detail)}[/]"
-            console.print(text, highlight=False, no_wrap=True, overflow="ellipsis")
+def _indexed(index: Mapping[str, Any]) -> str:
+    """How a table is searched, and how well."""
+    if index["strategy"] == "exact":
+        told = "searched exactly"
+    else:
+        far = "probes" if index["strategy"] == "ivfflat" else "ef_search"
+        size, ef_search, rerank = index["bytes"] / MIB, index["ef_search"], index["rerank"]
+        told = f"{index['strategy']} ({size:,.1f} MiB), {far} {ef_search}, rerank {rerank}"
+    recall = index["recall"] or {}
+    if not recall.get("means"):
+        return told
+    means = " / ".join(f"{mean:.3f} {queries}" for queries, mean in recall["means"].items())
+    return f"{told}; recall@10 {means}, p95 {recall['p95_ms']:.1f} ms"
 
 
 def show_spaces(console: Console, listed: Sequence[Mapping[str, Any]]) -> None:
@@ -228,18 +208,3 @@ def show_purged(console: Console, purged: Mapping[str, Any]) -> None:
         f"{purged['name']} is dropped: {purged['bytes'] / MIB:,.1f} MiB ({purged['bytes']:,} bytes) freed",
         highlight=False,
     )
-
-
-def show_parity(console: Console, report: Mapping[str, Any], page: str | None) -> None:
-    """The verdict and a line for each invariant."""
-    colour, verdict = ("green", "PASSED") if report["passed"] else ("red", "FAILED")
-    lines = []
-    for finding in report["findings"]:
-        mark = "[green]ok  [/]" if finding["passed"] else "[red]FAIL[/]"
-        lines.append(f"{mark} {escape(finding['title'])}: {escape(finding['summary'])}")
-        if not finding["passed"]:
-            shown = [", ".join(f"{k} {v}" for k, v in offender.items()) for offender in finding["offenders"][:5]]
-            lines += [f"       {escape(text)}" for text in shown]
-    console.print(Panel("\n".join(lines), title=f"[bold {colour}]{verdict}[/] {report['created_at']}", expand=False))
-    if page:
-        console.print(page, highlight=False, soft_wrap=True)

@@ -133,16 +133,17 @@ def _who() -> str:
 def _move(settings: Settings, name: str) -> Any:
     from qbench_dagster.adapters.cutover import cut_over, find_space  # noqa: PLC0415
     from qbench_dagster.partitions import registered_ranges  # noqa: PLC0415
-    from qbench_dagster.wiring import index_settings  # noqa: PLC0415
+    from qbench_dagster.wiring import comparison_settings, index_settings  # noqa: PLC0415
 
     with _instance(settings) as instance, _database(settings) as database, _bars() as (building, comparing):
+        target = find_space(database, name)
         return cut_over(
             database,
-            find_space(database, name),
+            target,
             index_settings(settings),
             list(registered_ranges(instance).values()),
             by=_who(),
-            target_recall=settings.target_recall,
+            comparison=comparison_settings(settings, target, "qbench cutover"),
             details={"settings": settings.shown(), "run_id": "qbench cutover", "export": str(settings.export)},
             building=building,
             comparing=comparing,

@@ -1,4 +1,7 @@
-"""What a parity report says: findings, each with its numbers and its offenders, and the verdict. Values only."""
+"""What a parity report says: findings, each with its numbers and its offenders, and the verdict. Values only.
+
+The findings about searches and about vectors by value are `search_parity.py`.
+"""
 
 from __future__ import annotations
 
@@ -169,27 +172,6 @@ def vectors_complete(
         {**counts, "vectors": vectors, "unsound_vectors": len(unsound)},
         [*offenders, *unsound][:MAX_OFFENDERS],
         bad + len(unsound),
-    )
-
-
-def recall_reached(measured: Mapping[str, Mapping[str, Any]], target: float) -> Finding:
-    """Invariant 7. `measured` is indexing.Measured by kind."""
-    shares = {
-        f"{kind}_{queries}": found[queries]
-        for kind, found in measured.items()
-        for queries in ("stored", "perturbed")
-        if found[queries] is not None
-    }
-    low = {name: share for name, share in shares.items() if share < target}
-    listed = ", ".join(f"{name} {share:.3f}" for name, share in shares.items()) or "no vectors to search"
-    return Finding(
-        "recall_reaches_target",
-        f"recall@10 of the index is at least {target}",
-        not low,
-        listed,
-        {**shares, "target": target},
-        [{"queries": name, "recall": share} for name, share in low.items()],
-        len(low),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from qbench_dagster.core.indexes import EXACT, entry_bytes
 from qbench_dagster.core.prices import Price, cost
 
 PAGE = 8168
@@ -114,11 +115,11 @@ def table_bytes(texts: int, dimensions: int, vector_type: str) -> int:
 
 
 def index_bytes(texts: int, dimensions: int, strategy: str, m: int) -> int:
-    """Disk that the approximate index of `texts` vectors takes."""
-    if strategy == "none":
+    """Disk that the approximate index of `texts` vectors takes; of `auto`, that of what it mostly takes."""
+    if strategy == EXACT:
         return 0
-    vector = dimensions // 8 if strategy == "binary" else dimensions * 2
-    return _pages(texts, vector + 12 * m + HNSW_OVERHEAD)
+    links = 0 if strategy == "ivfflat" else 12 * m + HNSW_OVERHEAD
+    return _pages(texts, entry_bytes(dimensions, "binary" if strategy == "auto" else strategy, None) + links)
 
 
 def _pages(rows: int, size: int) -> int:

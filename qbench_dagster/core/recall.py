@@ -52,9 +52,14 @@ class ExactSearch:
         merged = np.concatenate([self._scores, scores], axis=1)
         self._scores = np.partition(merged, merged.shape[1] - self._k, axis=1)[:, -self._k :]
 
-    def thresholds(self) -> NDArray[np.float32]:
-        """For each query the cosine of its k-th nearest vector (or of the last there is), less a tie."""
-        finite = np.where(np.isfinite(self._scores), self._scores, np.inf)
+    def thresholds(self, k: int | None = None) -> NDArray[np.float32]:
+        """For each query the cosine of its k-th nearest vector (or of the last there is), less a tie.
+
+        `k` may be fewer than the search was made for.
+        """
+        k = self._k if k is None else k
+        best = np.partition(self._scores, self._k - k, axis=1)[:, self._k - k :]
+        finite = np.where(np.isfinite(best), best, np.inf)
         return np.asarray(finite.min(axis=1) - TIE, dtype=np.float32)
 
     @property

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from qbench_dagster.adapters import examining
 from qbench_dagster.adapters.embedders import AtRisk, EmbeddingError, LexicalEmbedder
 from qbench_dagster.adapters.examining import examine
-from qbench_dagster.adapters.indexing import vector_text
 from qbench_dagster.adapters.ledger import Account
 from qbench_dagster.adapters.postgres import Database
 from qbench_dagster.adapters.space import KINDS, Kind, Space
+from qbench_dagster.adapters.vectors import vector_text
 from qbench_dagster.core.lexical import embed
 from qbench_dagster.core.recall import SAMPLES
 from qbench_dagster.core.requests import Answer, Limits

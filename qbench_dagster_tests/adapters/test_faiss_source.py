@@ -398,3 +398,53 @@ def test_a_source_says_what_it_is(tmp_path: Path) -> None:
     assert source.provenance == "faiss"
     assert source.describe() == f"FAISS {docs}, {steps}"
     assert source.count("step") == COUNT
+
+
+# Searching
+
+
+def cosines() -> NDArray[np.float64]:
+    found = vectors().astype(np.float64)
+    return np.asarray(found @ QUERY / np.linalg.norm(found, axis=1))
+
+
+QUERY = np.eye(DIMENSIONS, dtype=np.float32)[3]
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IDMap,Flat", "HNSW16,Flat", "L2norm,Flat", "IVF4,Flat"])
+@pytest.mark.parametrize("inner", [True, False])
+def test_a_search_gives_the_nearest_by_the_metric_of_the_index(tmp_path: Path, factory: str, inner: bool) -> None:
+    units = vectors() / np.linalg.norm(vectors(), axis=1, keepdims=True)
+    index = faiss.index_factory(DIMENSIONS, factory, faiss.METRIC_INNER_PRODUCT if inner else faiss.METRIC_L2)
+    index.train(units)
+    if factory.startswith(("IDMap", "IVF")):
+        index.add_with_ids(units, SPARSE)
+        ids = SPARSE.tolist()
+    else:
+        index.add(units)
+        ids = list(range(COUNT))
+    if factory.startswith("IVF"):
+        index.nprobe = 4
+    if factory.startswith("HNSW"):
+        index.hnsw.efSearch = COUNT
+    faiss.write_index(index, str(tmp_path / "i.faiss"))
+    write_json(tmp_path / "i.json", [{**row, "faiss_id": name} for row, name in zip(rows(), ids, strict=True)])
+    source = FaissSource({"doc": (tmp_path / "i.faiss", None)})
+    order = np.argsort(-cosines())
+    found = source.search("doc", QUERY, 12)
+    assert [hit.payload["testCaseId"] - 1000 for hit in found] == order[:12].tolist()
+    assert [hit.score for hit in found] == pytest.approx(cosines()[order[:12]].tolist(), abs=1e-5)
+    names = {payload["testCaseId"]: name for name, payload, _ in points(source)}
+    some = [n for n in order.tolist() if n % 50 == 0]
+    kept = source.search("doc", QUERY, 5, [names[1000 + n] for n in some])
+    assert [hit.payload["testCaseId"] - 1000 for hit in kept] == some[:5]
+
+
+def test_a_search_never_asks_for_what_is_not_there(tmp_path: Path) -> None:
+    write_index(tmp_path / "i.faiss", "Flat")
+    write_json(tmp_path / "i.json", rows())
+    source = FaissSource({"doc": (tmp_path / "i.faiss", None)})
+    assert len(source.search("doc", QUERY, 10_000)) == COUNT
+    assert source.search("doc", QUERY, 3, []) == []
+    with pytest.raises(SourceError, match="have 16 dimensions, the query 17"):
+        source.search("doc", np.ones(17, np.float32), 3)

@@ -8,15 +8,17 @@ import re
 import shutil
 import signal
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from qbench_dagster.adapters import indexing
+from qbench_dagster.adapters import measuring
+from qbench_dagster.adapters.comparing import ComparisonSettings
 from qbench_dagster.adapters.embedded import start_server, stop_server
-from qbench_dagster.adapters.indexing import IndexSettings, ensure_index
+from qbench_dagster.adapters.indexing import ensure_index
 from qbench_dagster.adapters.parity import (
     Evaluated,
     check_accounting,
@@ -28,14 +30,23 @@ from qbench_dagster.adapters.postgres import Database
 from qbench_dagster.adapters.publishing import column_types, publish_cases, ranges_due
 from qbench_dagster.adapters.space import ensure_space
 from qbench_dagster.adapters.sql import read_file
+from qbench_dagster.core.indexes import IndexSettings
 from qbench_dagster.core.ranges import CaseRange, ranges_of
 from qbench_dagster_tests.support import SPACE, case, execute, rows, run_pipeline, write_export
 
 HALFVEC = IndexSettings(strategy="halfvec", m=16, ef_construction=64, ef_search=100)
 ACCOUNTING, WORDS, VALUES, VECTORS, RECALL, PRIVILEGES = (
-    "source_is_published_or_rejected", "no_word_lost", "published_rows_are_what_was_staged",
-    "vectors_complete_and_sound", "recall_reaches_target", "reader_has_least_privilege",
-)  # fmt: skip
+    "source_is_published_or_rejected",
+    "no_word_lost",
+    "published_rows_are_what_was_staged",
+    "vectors_complete_and_sound",
+    "recall_reaches_target",
+    "reader_has_least_privilege",
+)
+FILTERED = "filtered_search_is_complete"
+COMPARED = ("vectors_are_those_of_their_texts", RECALL, FILTERED, "old_store_is_covered", "search_reaches_old_store")
+FEW = ComparisonSettings(queries=2, target_recall=0.9)
+"""What searches are compared with is tested in test_comparing.py."""  # fmt: skip
 RANGES = list(ranges_of(["from_0000000001", "from_0000000050"]).values())
 IN_EXPORT = 101
 PUBLISHED = (
@@ -58,8 +69,11 @@ def healthy(clean_database: Database, tmp_path: Path) -> Database:
 
 
 def report(database: Database, ranges: list[CaseRange] = RANGES, **options: Any) -> Evaluated:
-    chosen: dict[str, Any] = {"target_recall": 0.9, "rows_in_export": IN_EXPORT, "details": {}, **options}
-    return evaluate(database, SPACE, HALFVEC, ranges, progress=lambda _: None, **chosen)
+    target = options.pop("target_recall", FEW.target_recall)
+    chosen: dict[str, Any] = {
+        "rows_in_export": IN_EXPORT, "details": {}, "comparison": replace(FEW, target_recall=target), **options,
+    }  # fmt: skip
+    return evaluate(database, SPACE, ranges, progress=lambda _: None, **chosen)
 
 
 def failed(evaluated: Evaluated) -> list[str]:
@@ -81,8 +95,13 @@ def test_a_healthy_database_passes(healthy: Database) -> None:
     assert found.fresh
     assert failed(found) == []
     assert [finding["name"] for finding in found.report["findings"]] == [
-        ACCOUNTING, WORDS, VALUES, VECTORS, RECALL, PRIVILEGES,
-    ]  # fmt: skip
+        ACCOUNTING,
+        WORDS,
+        VALUES,
+        VECTORS,
+        *COMPARED,
+        PRIVILEGES,
+    ]
     assert numbers(found, ACCOUNTING) == {
         "source_cases": 101, "published": 100, "rejected": 1, "rows_in_export": IN_EXPORT,
     }  # fmt: skip
@@ -139,6 +158,7 @@ def test_two_faults_that_cancel_out_are_both_named(healthy: Database) -> None:
     execute(healthy, "DELETE FROM store.test_steps WHERE test_case_id = 99")
     execute(healthy, "DELETE FROM store.test_preconditions WHERE test_case_id = 99")
     execute(healthy, "DELETE FROM store.test_related_issues WHERE test_case_id = 99")
+    execute(healthy, "DELETE FROM store.test_words WHERE test_case_id = 99")
     execute(healthy, "UPDATE store.test_documents SET test_case_id = 7049, uid = 'x' WHERE test_case_id = 99")
     found = report(healthy)
     assert ACCOUNTING in failed(found)
@@ -188,6 +208,14 @@ def test_a_change_that_has_not_come_through_is_named(healthy: Database, change: 
     assert [row["case_id"] for row in offenders(found, ACCOUNTING)] == [int(change[-3:].strip(" ="))]
     assert offenders(found, ACCOUNTING)[0]["wrong"].startswith(wrong)
     assert not check_accounting(healthy, RANGES).passed
+
+
+def test_a_normalised_case_that_left_the_source_unpublished_is_named(healthy: Database) -> None:
+    execute(healthy, "DELETE FROM store.test_documents WHERE test_case_id = 42")
+    execute(healthy, "UPDATE landing.cases SET removed_at = now() WHERE id = 42")
+    (wrong,) = offenders(report(healthy), ACCOUNTING)
+    assert wrong["case_id"] == 42
+    assert wrong["wrong"].startswith("normalised, but not in the source any more")
 
 
 def test_other_names_that_cases_refer_to_have_to_come_through(healthy: Database) -> None:
@@ -334,19 +362,20 @@ def test_a_vector_that_became_zero_in_its_place_is_named(healthy: Database) -> N
 def test_a_target_beyond_reach_fails(healthy: Database) -> None:
     found = report(healthy, target_recall=1.01)
     assert failed(found) == [RECALL]
-    assert {row["queries"] for row in offenders(found, RECALL)} == {
-        f"{kind}_{queries}" for kind in ("doc", "step") for queries in ("stored", "perturbed")
-    }
+    assert {row["comparison"] for row in offenders(found, RECALL)} == {
+        f"{kind}_recall_10_{queries}" for kind in ("doc", "step") for queries in ("stored", "perturbed", "crossed")
+    } | {"doc_search", "step_search"}
 
 
 def test_a_wrecked_index_fails(healthy: Database) -> None:
     """The index is given the keys of other rows: what its scan leads to are not the neighbours."""
-    name = f"{SPACE.name}.doc_embeddings"
-    execute(healthy, f"DROP INDEX {name}_halfvec")
+    table = f"{SPACE.name}.doc_embeddings"
+    ((index,),) = rows(healthy, "SELECT index_name FROM store.index_builds WHERE kind = 'doc'")
+    execute(healthy, f"DROP INDEX {SPACE.name}.{index}")
     # An index over a part of the rows only, which the planner is made to believe is whole.
-    execute(healthy, f"""CREATE INDEX doc_embeddings_halfvec ON {name} USING hnsw (embedding halfvec_cosine_ops)
+    execute(healthy, f"""CREATE INDEX {index} ON {table} USING hnsw (embedding halfvec_cosine_ops)
         WHERE get_byte(text_hash, 0) < 64""")  # fmt: skip
-    execute(healthy, "UPDATE pg_index SET indpred = NULL WHERE indexrelid = %s::regclass", f"{name}_halfvec")
+    execute(healthy, "UPDATE pg_index SET indpred = NULL WHERE indexrelid = %s::regclass", f"{SPACE.name}.{index}")
     execute(healthy, f"ALTER DATABASE {rows(healthy, 'SELECT current_database()')[0][0]} SET enable_seqscan = off")
     try:
         with Database(healthy.url) as opened:
@@ -354,10 +383,11 @@ def test_a_wrecked_index_fails(healthy: Database) -> None:
     finally:
         execute(healthy, f"ALTER DATABASE {rows(healthy, 'SELECT current_database()')[0][0]} RESET ALL")
     assert failed(found) == [RECALL]
-    assert {"doc_stored", "doc_perturbed"} == {row["queries"] for row in offenders(found, RECALL)}
-    assert max(row["recall"] for row in offenders(found, RECALL)) < 0.6
-    execute(healthy, f"REINDEX INDEX {name}_halfvec")
-    execute(healthy, f"DROP INDEX {name}_halfvec")
+    low = {row["comparison"]: row["mean"] for row in offenders(found, RECALL) if "mean" in row}
+    assert {"doc_recall_10_stored", "doc_recall_10_perturbed"} <= set(low)
+    assert max(low.values()) < 0.6
+    execute(healthy, f"REINDEX INDEX {SPACE.name}.{index}")
+    execute(healthy, f"DROP INDEX {SPACE.name}.{index}")
     ensure_index(healthy, SPACE, "doc", HALFVEC, lambda *_: None)
     assert failed(report(healthy)) == []
 
@@ -511,7 +541,7 @@ def test_a_report_does_not_outlive_a_crash(tmp_path: Path) -> None:
 
     def counted(database: Database) -> set[tuple[Any, ...]]:
         return {tuple(row[name] for name in ("table", "inserted", "updated", "deleted", "file"))
-                for row in indexing.write_counters(database, SPACE)}  # fmt: skip
+                for row in measuring.write_counters(database, SPACE)}  # fmt: skip
 
     try:
         url = start_server(home, 256)
@@ -554,10 +584,8 @@ def test_a_report_about_something_else_is_not_reused(healthy: Database) -> None:
         {"ranges": RANGES[:1]},
     ):
         assert report(healthy, **other).fresh, other
-    assert evaluate(
-        healthy, SPACE, IndexSettings("halfvec", 16, 64, 50), RANGES, target_recall=0.9, rows_in_export=IN_EXPORT,
-        details={}, progress=lambda _: None,
-    ).fresh  # fmt: skip
+    execute(healthy, "UPDATE store.index_builds SET ef_search = ef_search + 1 WHERE kind = 'step'")
+    assert report(healthy).fresh
 
 
 def test_an_export_that_is_not_at_hand_leaves_the_report_standing(healthy: Database) -> None:
@@ -569,7 +597,7 @@ def test_an_export_that_is_not_at_hand_leaves_the_report_standing(healthy: Datab
 
 def test_without_write_counters_every_report_is_fresh(healthy: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     report(healthy)
-    for module in ("parity", "indexing"):
+    for module in ("parity", "measuring"):
         monkeypatch.setattr(f"qbench_dagster.adapters.{module}.write_counters", lambda *_: [])
     assert report(healthy).fresh
     assert report(healthy).fresh
@@ -578,7 +606,7 @@ def test_without_write_counters_every_report_is_fresh(healthy: Database, monkeyp
 def test_progress_is_told_of_every_case(healthy: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qbench_dagster.adapters.parity.BATCH", 7)
     told: list[int] = []
-    evaluate(healthy, SPACE, HALFVEC, RANGES, target_recall=0.9, rows_in_export=None, details={}, progress=told.append)
+    evaluate(healthy, SPACE, RANGES, rows_in_export=None, details={}, progress=told.append,
+             comparison=FEW)  # fmt: skip
     assert sum(told) == 100
     assert max(told) == 7
-    assert indexing.QUERIES >= 100

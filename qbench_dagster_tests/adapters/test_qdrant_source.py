@@ -237,6 +237,42 @@ def test_collections_of_other_names_are_named(tmp_path: Path) -> None:
         QdrantSource(COLLECTIONS, dimensions=DIMENSIONS, path=tmp_path)
 
 
+# Searching
+
+
+def searched(source: QdrantSource, k: int, among: list[int] | None = None) -> list[tuple[int, float]]:
+    query = np.asarray(ONE, np.float32)
+    chosen = None if among is None else [str(point_id(n)) for n in among]
+    hits = source.search("doc", query, k, chosen)
+    assert [hit.id for hit in hits] == [str(point_id(hit.payload["n"])) for hit in hits]
+    return [(hit.payload["n"], hit.score) for hit in hits]
+
+
+def nearest(k: int, among: list[int] | None = None) -> list[tuple[int, float]]:
+    """The test's own brute force: the k nearest by cosine."""
+    found = vectors(COUNT).astype(np.float64)
+    cosines = found @ np.asarray(ONE) / np.linalg.norm(found, axis=1)
+    order = [n for n in np.argsort(-cosines).tolist() if among is None or n in among]
+    return [(n, float(cosines[n])) for n in order[:k]]
+
+
+@pytest.mark.parametrize("distance", [models.Distance.COSINE, models.Distance.DOT, models.Distance.EUCLID])
+def test_a_search_gives_the_nearest_with_their_cosines(tmp_path: Path, distance: models.Distance) -> None:
+    with folder(tmp_path / "q") as client:
+        client.create_collection("test_docs", vectors_config=params(distance=distance))
+        units = vectors(COUNT)[:100] / np.linalg.norm(vectors(COUNT)[:100], axis=1, keepdims=True)
+        client.upsert("test_docs", [models.PointStruct(id=point_id(n), vector=units[n].tolist(), payload={"n": n})
+                                    for n in range(100)])  # fmt: skip
+    with QdrantSource(COLLECTIONS, dimensions=DIMENSIONS, path=tmp_path / "q") as source:
+        expected = nearest(7, list(range(100)))
+        found = searched(source, 7)
+        assert [n for n, _ in found] == [n for n, _ in expected]
+        assert [score for _, score in found] == pytest.approx([score for _, score in expected], abs=1e-5)
+        few = list(range(10, 30, 3))
+        assert [n for n, _ in searched(source, 9, few)] == [n for n, _ in nearest(9, few)]
+        assert searched(source, 5, []) == []
+
+
 # Over HTTP
 
 
@@ -298,6 +334,12 @@ class Answers(BaseHTTPRequestHandler):
                 with_vectors=asked["with_vector"],
             )  # fmt: skip
             result = models.ScrollResult(points=records, next_page_offset=offset)
+        elif path[2:] == ["points", "query"]:
+            only = models.Filter.model_validate(asked["filter"]) if asked.get("filter") else None
+            result = client.query_points(
+                path[1], query=asked["query"]["nearest"], limit=asked["limit"], query_filter=only,
+                with_payload=asked["with_payload"],
+            )  # fmt: skip
         else:
             return 404, {"status": {"error": "Not found"}}
         return 200, {"result": result.model_dump(mode="json"), "status": "ok", "time": 0.0}
@@ -415,3 +457,12 @@ def test_a_collection_that_a_person_named_has_to_be_there(tmp_path: Path) -> Non
         QdrantSource(names, dimensions=8, path=tmp_path, required=["step"])
     with QdrantSource(names, dimensions=8, path=tmp_path, required=["doc"]) as source:
         assert source.kinds() == ["doc"]
+
+
+@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+def test_a_server_is_searched(facade: Facade) -> None:
+    fill(facade.client)
+    with serve(facade) as source:
+        found = searched(source, 10)
+        assert [n for n, _ in found] == [n for n, _ in nearest(10)]
+        assert [n for n, _ in searched(source, 3, [5, 8, 13, 21])] == [n for n, _ in nearest(3, [5, 8, 13, 21])]

@@ -18,8 +18,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
+from jsonschema import Draft202012Validator
 
 from qbench_dagster.adapters.embedded import stop_server
+from qbench_dagster.adapters.report import schema
 from qbench_dagster_tests.support import case, write_export
 
 COMMANDS = (
@@ -82,7 +84,8 @@ class Terminal:
 
 SMALL = {
     "QBENCH_DIMENSIONS": "64",
-    "QBENCH_INDEX": "none",
+    "QBENCH_INDEX": "exact",
+    "QBENCH_PARITY_QUERIES": "10",
     "QBENCH_PARTITION_CASES": "200",
     "QBENCH_PG_MEMORY_MB": "256",
 }
@@ -197,10 +200,11 @@ class TestSearch:
         assert "  1. 1.000" in told
 
     def test_k_and_order(self, terminal: Terminal) -> None:
-        found = self.results(terminal, "user cannot log in", "-k", "7")
-        assert len(found) == 7
-        assert [row["similarity"] for row in found] == sorted((row["similarity"] for row in found), reverse=True)
-        assert len({row["test_case_id"] for row in found}) == 7
+        for option, by in (("--hybrid", "score"), ("--vector", "similarity")):
+            found = self.results(terminal, "user cannot log in", "-k", "7", option)
+            assert len(found) == 7
+            assert [row[by] for row in found] == sorted((row[by] for row in found), reverse=True)
+            assert len({row["test_case_id"] for row in found}) == 7
         for wrong in ("0", "1001", "many"):
             assert "-k" in terminal("search", "x", "-k", wrong, code=2).err
 
@@ -231,6 +235,58 @@ class TestSearch:
             assert {row["test_case_id"] for row in found} <= matching, option
             assert len(found) == min(20, len(matching)), option
 
+    def test_a_date_and_a_suite(self, terminal: Terminal) -> None:
+        query = "SELECT {} FROM qbench.test_documents GROUP BY 1 ORDER BY count(*), 1 LIMIT 1"
+        ((suite,),) = terminal.sql(query.format("suite_id"))
+        ((newest,),) = terminal.sql("SELECT max(source_updated_at) FROM qbench.test_documents")
+        found = self.results(terminal, "log in", "--suite", str(suite), "-k", "1000")
+        ((count,),) = terminal.sql(f"SELECT count(*) FROM qbench.test_documents WHERE suite_id = {suite}")
+        assert len(found) == count
+        found = self.results(terminal, "log in", "--updated-since", newest.isoformat(), "-k", "1000")
+        ((count,),) = terminal.sql(f"SELECT count(*) FROM qbench.test_documents WHERE source_updated_at = '{newest}'")
+        assert len(found) == count
+        assert "has to be a date" in terminal("search", "x", "--updated-since", "yesterday", code=2).err
+
+    def test_an_identifier_in_a_sentence(self, terminal: Terminal) -> None:
+        ((case_id,),) = terminal.sql("SELECT test_case_id FROM qbench.test_documents ORDER BY 1 OFFSET 40 LIMIT 1")
+        found = self.results(terminal, f"user cannot log in C{case_id}", "-k", "5")
+        assert case_id in {row["test_case_id"] for row in found}
+        assert found[0]["matched_steps"] == [] or {"step_index", "action"} <= set(found[0]["matched_steps"][0])
+
+    def test_cases_like_one(self, terminal: Terminal) -> None:
+        ((case_id,),) = terminal.sql("SELECT test_case_id FROM qbench.test_documents ORDER BY 1 LIMIT 1")
+        found = self.results(terminal, "--like", str(case_id), "-k", "5")
+        assert len(found) == 5
+        assert case_id not in {row["test_case_id"] for row in found}
+        assert len(self.results(terminal, "--like", str(case_id), "--min-similarity", "0.999999")) < 5
+        assert f"C{found[0]['test_case_id']}" in terminal("search", "--like", str(case_id)).out
+        assert "there is no published test case 7" in terminal("search", "--like", "7", code=2).err
+
+    def test_cases_of_a_key(self, terminal: Terminal) -> None:
+        ((key, count),) = terminal.sql(
+            "SELECT jira_key, count(*) FROM qbench.test_documents WHERE jira_key ~ '^[A-Z]+-[0-9]+$'"
+            " GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 1"
+        )
+        found = self.results(terminal, "--jira", key.lower(), "-k", "1000")
+        assert sum(row["matched"] == "jira_key" for row in found) == count
+        assert f"{key} is its key" in terminal("search", "--jira", key).out
+
+    @pytest.mark.parametrize(
+        ("arguments", "told"),
+        [((), "in one way"), (("x", "--jira", "A-1"), "in one way"), (("--like", "1", "--jira", "A-1"), "in one way"),
+         (("--like", "729", "--steps"), "ways to search for a query"), (("--jira", "A-1", "--vector"), "ways to"),
+         (("--jira", "A-1", "--min-similarity", "0.5"), "no similarity"), (("--jira", " "), "no Jira key"),
+         (("x", "--min-similarity", "nan"), "a cosine is from -1 to 1"), (("x", "--text-weight", "-1"), "0 or more"),
+         (("x", "--text-weight", "0", "--vector-weight", "0"), "0 or more")],
+    )  # fmt: skip
+    def test_what_cannot_be_meant_is_told_in_a_line(
+        self, terminal: Terminal, arguments: tuple[str, ...], told: str
+    ) -> None:
+        done = terminal("search", *arguments, code=2)
+        assert told in done.err
+        assert done.err.count("\n") == 1
+        assert done.out == ""
+
     def test_no_match(self, terminal: Terminal) -> None:
         assert self.results(terminal, "log in", "--tag", "no such tag") == []
         assert "nothing matches" in terminal("search", "log in", "--tag", "no such tag").out
@@ -260,6 +316,7 @@ def test_parity_passes_finds_a_planted_fault_and_run_repairs_it(
 ) -> None:
     passed = terminal("parity", "--json").json()
     assert passed["passed"] is True
+    Draft202012Validator(schema()).validate(passed)
     assert Path(passed["html"]).is_file()
     ((case_id,),) = terminal.sql("SELECT test_case_id FROM store.test_documents ORDER BY 1 OFFSET 33 LIMIT 1")
     terminal.sql(f"DELETE FROM store.test_documents WHERE test_case_id = {case_id}")
@@ -271,6 +328,10 @@ def test_parity_passes_finds_a_planted_fault_and_run_repairs_it(
     told = terminal("parity", code=1).out
     assert "FAILED" in told
     assert str(case_id) in told
+    Draft202012Validator(schema()).validate(failed)
+    newest, before, *_ = terminal("parity", "--history", "--json").json()["history"]
+    assert (newest["passed"], newest["failed"], before["passed"]) == (False, ["source_is_published_or_rejected"], True)
+    assert "cases are missing or out of date" in terminal("parity", "--history").out
     # what is missing is published again, from what staging and the space hold
     repaired = terminal("run", "--export", str(export), "--json").json()
     assert repaired["published"] == loaded["published"]
@@ -333,7 +394,7 @@ class TestErrors:
         assert "has no table 'cases'" in self.message(bare, "run", "--export", str(tmp_path / "zero.db"))
 
     def test_a_wrong_setting(self, bare: Terminal) -> None:
-        told = self.message(bare, "status", QBENCH_DIMENSIONS="7000", QBENCH_INDEX="ivfflat", QBENCH_EF_SEARCH="lots")
+        told = self.message(bare, "status", QBENCH_DIMENSIONS="7000", QBENCH_INDEX="flat", QBENCH_EF_SEARCH="lots")
         for name in ("QBENCH_DIMENSIONS", "QBENCH_INDEX", "QBENCH_EF_SEARCH"):
             assert name in told
 

@@ -44,7 +44,7 @@ def terminal(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Te
     home = tmp_path_factory.mktemp("home")
     export = write_export(home / "export.db", CASES)
     settings = {"DATABASE_URL": database.url, "QBENCH_EXPORT": str(export), "QBENCH_DIMENSIONS": "64",
-                "QBENCH_INDEX": "none"}  # fmt: skip
+                "QBENCH_INDEX": "exact", "QBENCH_PARITY_QUERIES": "10"}  # fmt: skip
     made = Terminal(home, settings)
     assert "no embedding space yet" in quick(made, "spaces").out
     made("run")
@@ -128,7 +128,7 @@ def test_a_check_that_fails_keeps_reads_where_they_are(terminal: Terminal, datab
     assert (told["moved"], told["to_space"]) == (False, B)
     assert {finding["name"] for finding in told["failed"]} == {"no_word_lost", "published_rows_are_what_was_staged"}
     assert Path(told["html"]).is_file()
-    assert "Reads stay where they are: 2 of 6 checks of space_lexical_32 do not hold. No word" in done.err
+    assert "Reads stay where they are: 2 of 10 checks of space_lexical_32 do not hold. No word" in done.err
     assert listed(terminal)[A]["active"]
     execute(database, "UPDATE store.test_steps SET action = 'Open page 1' WHERE test_case_id = 1")
 
