@@ -65,7 +65,7 @@ $$;
 -- With one, its first texts are compared exactly, whatever they match, and then taken in that order as long as they do:
 -- comparing takes 1 µs, and looking a text's cases up 5. As many as recall needs (`depth`) where there is no filter.
 -- Of a random share s of the texts the nearest are among fewer candidates, depth * sqrt(s) of its own, so under a filter
--- 1.5 * depth / sqrt(s) are visited. Whether s is that around the query, the k that were found tell by the place of the
+-- depth * (1.5 / sqrt(s) - 0.5) are visited. Whether s is that around the query, the k that were found tell by the place of the
 -- last; if not, once more are. Where the index (8 µs a text) would take longer than comparing all that match (3 µs), those
 -- are compared: up to 8,600 of a million at a depth of 200.
 CREATE OR REPLACE FUNCTION store.nearest_texts(space text, kind text, query vector, k integer, wanted store.filter)
@@ -116,7 +116,7 @@ BEGIN
                 INTO hashes USING wanted, ceil(exact_limit * repeats) + 1;
             matching := greatest(1, cardinality(hashes) / repeats);
         END IF;
-        visits := least(greatest(depth, 1.5 * depth * sqrt(build.rows / matching)), 1000000);
+        visits := least(greatest(depth, depth * (1.5 * sqrt(build.rows / matching) - 0.5)), 1000000);
     END IF;
     IF hashes IS NULL OR matching > exact_limit THEN
         PERFORM set_config(
@@ -138,7 +138,7 @@ BEGIN
                 holders, holder)
                 INTO hashes, distances, last_place USING wanted, query, k, visits;
             IF cardinality(hashes) = k
-                AND (wanted IS NULL OR visits >= 1.2 * depth * sqrt(last_place / k::double precision)) THEN
+                AND (wanted IS NULL OR visits >= depth * (1.2 * sqrt(last_place / k::double precision) - 0.2)) THEN
                 RETURN QUERY SELECT * FROM unnest(hashes, distances);
                 RETURN;
             END IF;
