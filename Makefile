@@ -43,7 +43,7 @@ ui: install ## Open the Dagster UI on the same data (PORT=3000)
 	$(BIN)/qbench ui --port $(PORT)
 
 test: install ## Run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: install ## Check format, style, types
 	$(BIN)/ruff format --check .

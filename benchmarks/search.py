@@ -29,8 +29,9 @@ from benchmarks.search_bench.corpus import Corpus, Truth
 from benchmarks.search_bench.engines import ExactSearch, PlainHalfvec, SearchFunctions
 from benchmarks.search_bench.libraries import BUILD, FaissHNSW, QdrantHNSW
 from benchmarks.search_bench.page import render
-from benchmarks.search_bench.tables import load_documents, load_vectors, served
+from benchmarks.search_bench.tables import load_documents, load_vectors, served, space_of
 from qbench_dagster.adapters.postgres import Database, fetch_dicts
+from qbench_dagster.adapters.publishing import publish_face
 from qbench_dagster.adapters.sql import statement
 
 PAGE = Path("docs/benchmark-search.md")
@@ -50,7 +51,7 @@ def main() -> None:
         return
     full = (arguments.rows, arguments.common_rows, arguments.dimensions) == (ROWS, COMMON_ROWS, DIMENSIONS)
     page = arguments.page or (PAGE if full else Path(tempfile.mkdtemp(prefix="qbench-bench-page-")) / PAGE.name)
-    folder = Path(tempfile.mkdtemp(prefix="qbench-bench-", dir=arguments.home))
+    folder = arguments.again or Path(tempfile.mkdtemp(prefix="qbench-bench-", dir=arguments.home))
     folder.chmod(0o755)  # the embedded server is another user's where we are root
     started = time.monotonic()
 
@@ -62,7 +63,7 @@ def main() -> None:
     try:
         results = run(arguments, folder, tell)
     finally:
-        if arguments.keep:
+        if arguments.keep or arguments.again:
             tell(f"kept: {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
@@ -91,15 +92,22 @@ def run(arguments: argparse.Namespace, folder: Path, tell: Tell) -> dict[str, An
             corpus = Corpus(rows, arguments.dimensions, arguments.queries)
             with served(folder / name, "bench") as database:
                 results["versions"] |= _versions(database)
-                results[name] = measured(database, corpus, folder, arguments.seconds, tell)
-            if not arguments.keep:
+                results[name] = measured(database, corpus, folder / name, arguments.seconds, tell)
+            if not (arguments.keep or arguments.again):
                 shutil.rmtree(folder / name)
     results["versions"] |= {package: version(package) for package in PACKAGES if find_spec(PACKAGES[package])}
     return results
 
 
-def _loaded(database: Database, corpus: Corpus, tell: Tell) -> tuple[Truth, dict[str, float]]:
-    truth = Truth(corpus)
+def _loaded(database: Database, corpus: Corpus, folder: Path, tell: Tell) -> tuple[Truth, dict[str, float]]:
+    """The corpus in the database, its exact neighbours, and how long loading took: now, or when it was kept."""
+    truth, kept = Truth(corpus), folder / "loaded.json"
+    if kept.exists():
+        tell("finding the exact neighbours in what was kept")
+        for rows, vectors in corpus.blocks():
+            truth.add(rows, vectors)
+        publish_face(database, space_of(corpus))  # the functions of today
+        return truth, json.loads(kept.read_text(encoding="utf-8"))
 
     def so_far(what: str) -> Callable[[int], None]:
         step = max(1, corpus.rows // 10)
@@ -113,12 +121,14 @@ def _loaded(database: Database, corpus: Corpus, tell: Tell) -> tuple[Truth, dict
         return count
 
     took = load_vectors(database, corpus, truth, so_far("vectors stored"))
-    return truth, took | load_documents(database, corpus, so_far("cases published"))
+    took |= load_documents(database, corpus, so_far("cases published"))
+    kept.write_text(json.dumps(took), encoding="utf-8")
+    return truth, took
 
 
-def large(database: Database, corpus: Corpus, _folder: Path, seconds: float, tell: Tell) -> dict[str, Any]:
+def large(database: Database, corpus: Corpus, folder: Path, seconds: float, tell: Tell) -> dict[str, Any]:
     """The search functions alone, over very many vectors."""
-    truth, loaded = _loaded(database, corpus, tell)
+    truth, loaded = _loaded(database, corpus, folder, tell)
     engine = SearchFunctions(database, loaded, tell)
     built = engine.build(corpus)
     tell(f"index built in {built.build_s:.0f} s")
@@ -137,7 +147,7 @@ def large(database: Database, corpus: Corpus, _folder: Path, seconds: float, tel
 
 def common(database: Database, corpus: Corpus, folder: Path, seconds: float, tell: Tell) -> dict[str, Any]:
     """Every engine on the same vectors, one after the other. Qdrant's is left out where it is not installed."""
-    truth, loaded = _loaded(database, corpus, tell)
+    truth, loaded = _loaded(database, corpus, folder, tell)
     engines: list[Engine] = [kind(database, loaded, tell) for kind in (SearchFunctions, PlainHalfvec, ExactSearch)]
     engines.append(FaissHNSW(folder))
     if find_spec("qdrant_edge"):
@@ -177,6 +187,7 @@ def _arguments() -> argparse.Namespace:
         "--home", type=Path, help="folder for the databases: 20 GB (default: the system's temporary one)"
     )
     parser.add_argument("--keep", action="store_true", help="leave the databases where they are")
+    parser.add_argument("--again", type=Path, help="measure what a run with --keep left in that folder")
     parser.add_argument("--page", type=Path, help=f"write the page there (a whole run: {PAGE})")
     parser.add_argument("--quick", action="store_true", help="20,000 and 5,000 rows: shows that it runs, not how fast")
     parser.add_argument("--render", action="store_true", help="write the page anew from the results beside it")

@@ -233,7 +233,8 @@ class Settings(BaseSettings):
         alias="QBENCH_INDEX_WORKERS",
         ge=0,
         le=64,
-        description="Parallel workers of an index build, beside its own process. Unset: the server's cores, less one.",
+        description="Parallel workers of an index build, beside its own process. Unset: the embedded server's cores, "
+        "less one, or the server's own setting.",
     )
     query_log: Path | None = Field(
         None,

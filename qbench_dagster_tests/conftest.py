@@ -17,6 +17,24 @@ from hypothesis import HealthCheck, settings
 from qbench_dagster.adapters.embedded import start_server, stop_server
 from qbench_dagster.adapters.postgres import Database
 
+LONGEST_FIRST = (
+    "ui/test_ui.py",
+    "test_crash.py",
+    "cli/test_cli.py",
+    "assets/test_graph.py",
+    "cli/test_paid_cli.py",
+    "cli/test_spaces.py",
+)
+"""Files of one to two minutes each: begun last, they would keep one process busy while the other has nothing to do."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, the rest as they are."""
+    here = Path(__file__).parent
+    ranks = {here / name: rank for rank, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
 _numbers = itertools.count()
 
 # How long an example takes says something of the machine and its other work, not of the code.

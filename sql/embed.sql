@@ -6,8 +6,7 @@ VALUES (:'name', :'model', :'dimensions', :'vector_type', :'recipe', :'embedder'
 ON CONFLICT (name) DO NOTHING;
 
 -- name: describe
-SELECT name, model, dimensions, vector_type, recipe, embedder, text_prefix, query_prefix, strategy, ef_search, active,
-       face_hash
+SELECT name, model, dimensions, vector_type, recipe, embedder, text_prefix, query_prefix, active, face_hash
 FROM store.spaces WHERE name = :'name';
 
 -- name: active

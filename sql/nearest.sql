@@ -12,8 +12,8 @@ SELECT '[1]'::halfvec;
 CREATE OR REPLACE FUNCTION store.matches(d store.test_documents, f store.filter)
 RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT ((f).priority IS NULL OR (d).priority = ANY ((f).priority))
-       AND ((f).tags IS NULL OR (d).tags && (f).tags)
-       AND ((f).platforms IS NULL OR (d).platforms && (f).platforms)
+       AND ((f).tags IS NULL OR (d).tags OPERATOR(pg_catalog.&&) (f).tags)
+       AND ((f).platforms IS NULL OR (d).platforms OPERATOR(pg_catalog.&&) (f).platforms)
        AND ((f).test_type IS NULL OR (d).test_type = ANY ((f).test_type))
        AND ((f).folder IS NULL OR starts_with((d).folder_structure, (f).folder))
        AND ((f).project IS NULL OR (d).project_id = ANY ((f).project))
@@ -83,6 +83,9 @@ DECLARE
     build CONSTANT store.index_builds := (
         SELECT one FROM store.index_builds one WHERE (one.space, one.kind) = (s.name, nearest_texts.kind));
     vectors CONSTANT text := format('%I.%I v', s.name, kind || '_embeddings');
+    -- As of the last ANALYZE or VACUUM; an index that rows were added to since it was built keeps the number of then.
+    texts CONSTANT double precision := greatest(build.rows, (
+        SELECT c.reltuples FROM pg_class c WHERE c.oid = to_regclass(format('%I.%I', s.name, kind || '_embeddings'))));
     holder CONSTANT text := CASE kind WHEN 'doc' THEN 'd.text_hash' ELSE 'h.text_hash' END;
     holders CONSTANT text := CASE kind WHEN 'doc' THEN 'store.test_documents d'
         ELSE 'store.test_steps h JOIN store.test_documents d USING (test_case_id)' END
@@ -94,9 +97,9 @@ DECLARE
     ranked CONSTANT text := 'SELECT v.text_hash, ' || distance || ' AS distance FROM ' || vectors
         || ' WHERE %s ORDER BY distance, v.text_hash LIMIT $3';
     depth CONSTANT double precision := greatest(build.rerank, 4 * k);
-    exact_limit CONSTANT double precision := (4 * depth * sqrt(build.rows)) ^ (2.0 / 3);
+    exact_limit CONSTANT double precision := (4 * depth * sqrt(texts)) ^ (2.0 / 3);
     repeats double precision := 1;  -- rows of cases or steps for each of the texts
-    matching double precision := build.rows;
+    matching double precision := texts;
     visits integer := depth;
     hashes bytea[];
     distances double precision[];
@@ -109,19 +112,19 @@ BEGIN
     END IF;
     IF NOT (wanted IS NULL) THEN
         repeats := greatest(1, store.expected_rows(format('SELECT FROM store.%I', CASE kind WHEN 'doc' THEN 'test_documents'
-            ELSE 'test_steps' END), wanted) / greatest(1, build.rows));
+            ELSE 'test_steps' END), wanted) / greatest(1, texts));
         matching := greatest(1, store.expected_rows('SELECT FROM ' || holders, wanted) / repeats);
         IF matching <= exact_limit THEN
             EXECUTE format('SELECT ARRAY(SELECT %s FROM %s LIMIT $2)', holder, holders)
                 INTO hashes USING wanted, ceil(exact_limit * repeats) + 1;
             matching := greatest(1, cardinality(hashes) / repeats);
         END IF;
-        visits := least(greatest(depth, depth * (1.5 * sqrt(build.rows / matching) - 0.5)), 1000000);
+        visits := least(greatest(depth, depth * (1.5 * sqrt(texts / matching) - 0.5)), 1000000);
     END IF;
     IF hashes IS NULL OR matching > exact_limit THEN
         PERFORM set_config(
             CASE build.strategy WHEN 'ivfflat' THEN 'ivfflat.probes' ELSE 'hnsw.ef_search' END, build.ef_search::text, true);
-        FOR attempt IN 1..2 LOOP
+        LOOP
             EXECUTE format('SELECT array_agg(f.text_hash), array_agg(f.distance), max(f.place) FROM (
                     SELECT r.text_hash, r.distance, r.place FROM (
                         SELECT c.text_hash, c.distance, row_number() OVER (ORDER BY c.distance, c.text_hash) AS place

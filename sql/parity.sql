@@ -138,6 +138,9 @@ SELECT
      WHERE NOT EXISTS (SELECT FROM :"space".doc_embeddings e WHERE e.text_hash = d.text_hash)) AS documents_without_vector,
     (SELECT count(*) FROM store.test_steps s
      WHERE NOT EXISTS (SELECT FROM :"space".step_embeddings e WHERE e.text_hash = s.text_hash)) AS steps_without_vector,
+    (SELECT count(*) FROM store.test_documents d
+     WHERE NOT EXISTS (SELECT FROM store.test_words w
+                       WHERE w.test_case_id = d.test_case_id AND w.recipe = store.words_recipe())) AS documents_without_words,
     (SELECT count(*) FROM store.test_steps s
      WHERE NOT EXISTS (SELECT FROM store.test_documents d WHERE d.test_case_id = s.test_case_id)) AS steps_without_document,
     (SELECT count(*) FROM store.test_preconditions p
@@ -152,6 +155,9 @@ WHERE NOT EXISTS (SELECT FROM :"space".doc_embeddings e WHERE e.text_hash = d.te
 UNION ALL
 SELECT s.test_case_id, 'step ' || s.step_index || ' has no vector' FROM store.test_steps s
 WHERE NOT EXISTS (SELECT FROM :"space".step_embeddings e WHERE e.text_hash = s.text_hash)
+UNION ALL
+SELECT d.test_case_id, 'a search by words does not see it: materialise pg_tables' FROM store.test_documents d
+WHERE NOT EXISTS (SELECT FROM store.test_words w WHERE w.test_case_id = d.test_case_id AND w.recipe = store.words_recipe())
 UNION ALL
 SELECT o.test_case_id, o.name || ' has no document'
 FROM (SELECT test_case_id, 'step ' || step_index AS name FROM store.test_steps
@@ -254,6 +260,11 @@ ORDER BY 1;
 -- name: versions
 SELECT current_setting('server_version') AS postgresql,
        (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS pgvector;
+
+-- name: search_functions
+-- What searches are made of: a report says nothing of others.
+SELECT md5(string_agg(pg_get_functiondef(p.oid), '' ORDER BY p.oid::regprocedure::text)) FROM pg_proc p
+WHERE p.pronamespace IN ('qbench'::regnamespace, 'store'::regnamespace) AND p.prokind = 'f' AND p.proname NOT LIKE 'retired\_%';
 
 -- name: last_report
 SELECT id, created_at, passed, state_hash, report FROM store.parity_reports

@@ -20,7 +20,9 @@ BEGIN
     RETURN QUERY
     WITH given AS (SELECT left(query, 10000) AS text),
     parts AS (
-        SELECT left(quoted[1], 300) AS part, true AS required
+        SELECT CASE WHEN length(quoted[1]) > 300  -- to a whole word: a cut one would find nothing
+                    THEN coalesce(nullif(regexp_replace(left(quoted[1], 300), '\S*$', ''), ''), left(quoted[1], 300))
+                    ELSE quoted[1] END AS part, true AS required
         FROM given, regexp_matches(given.text, '"([^"]*)"', 'g') AS quoted
         UNION ALL
         SELECT left(part, 300), false

@@ -17,7 +17,7 @@ from qbench_dagster.core.indexes import EXACT, HNSW, choice_of
 
 CHEAP = ("binary", "subvector", "ivfflat")
 QUERIES = 20
-"""Of each kind on the sample: enough to rank, the whole table is measured with three times as many."""
+"""Of each kind on the sample: enough to rank, the whole table is measured with more than three times as many."""
 EXACT_QUERIES = 20
 
 

@@ -24,7 +24,7 @@ from qbench_dagster.adapters.public_search import PublicSearch, titles_of
 from qbench_dagster.adapters.queries import Question, draw_questions, embed_log, filters_of_data
 from qbench_dagster.adapters.space import KINDS, Kind, Space, writing
 from qbench_dagster.adapters.sql import statement
-from qbench_dagster.adapters.vector_pass import ExactAnswers, FreshVectors, pass_over
+from qbench_dagster.adapters.vector_pass import ExactAnswers, FreshVectors, K, pass_over
 from qbench_dagster.adapters.vector_source import SourceError, VectorSource
 from qbench_dagster.core.comparison import Answer, Comparison, answers_compared
 from qbench_dagster.core.nearest import Nearest
@@ -85,6 +85,8 @@ class Compared:
     search_note: str | None = None
     stores: list[OldStore] = field(default_factory=list)
     store_error: str | None = None
+    unread: str | None = None
+    """Why a store could not be read to its end, where one could not."""
     store_notes: list[str] = field(default_factory=list)
     fresh: list[FreshVectors] = field(default_factory=list)
     fresh_note: str | None = None
@@ -108,7 +110,7 @@ class Comparing:
         Raises QueryLogError and EmbeddingError where the log cannot be embedded.
         """
         found, settings = self._found, self._settings
-        found.store_error = store_error
+        found.store_error = found.unread = store_error
         with ExitStack() as stack:
             # One that costs money needs a key, which is for who has something to ask.
             asked = self._space.embedder != "openai" or settings.fresh_sample or any(q.text is not None for q in log)
@@ -125,12 +127,13 @@ class Comparing:
 
     def _read_old(self, connection: Connection, kind: Kind, source: VectorSource, filters: Sequence[Filter]) -> None:
         if kind not in source.kinds():
+            self._found.store_notes.append(f"not compared: {source.provenance} holds no {NAMES[kind]}")
             return
         wanted = Wanted(self._space.model, self._space.dimensions, self._settings.declared_model, True)
         try:
             self._found.stores.append(read_old(connection, self._space, kind, source, wanted, filters))
         except SourceError as error:
-            self._found.store_error = str(error)
+            self._found.store_error = self._found.unread = str(error)
 
     def _kind(
         self,
@@ -179,7 +182,10 @@ class Comparing:
 
     def _comparable(self, old: OldStore) -> bool:
         """Whether any of its vectors can be searched with our queries; where not, it is told, and may be an error."""
-        if old.held or not old.points:
+        if not old.points:
+            self._found.store_notes.append(f"not compared: {old.source.provenance} holds no {NAMES[old.kind]}")
+            return False
+        if old.held:
             return True
         reason = old.reasons.most_common(1)[0][0]
         told = f"{old.source.provenance}, {NAMES[old.kind]}: {reason.value}. {reason.remedy}"
@@ -230,7 +236,8 @@ class Comparing:
             reachable = min(question.k, exact.rows)
             ours, ms = public(question.vector, question.k, only)
             took.append(ms)
-            answers.append(Answer(question.label, ours, best[:reachable], reachable, question.k))
+            at = min(question.k, K)
+            answers.append(Answer(question.label, ours[:at], best[: min(at, reachable)], min(at, reachable), at))
             found.filtered += only is not None
             if len(ours) != reachable and only is not None:
                 found.short.append(
@@ -267,17 +274,25 @@ class Comparing:
     ) -> None:
         store, kind = old.source.provenance, old.kind
         told = f", only {only.describe()}" if only else ""
+        searched = "search" if public else "exact search"
         values = {
             **named,
             "name": f"{kind}_overlap_{store}" + (f"_{number}" if only else ""),
-            "title": f"{NAMES[kind]}: search against {store}, {QUERIES[named['queries_from']]} as queries{told}",
+            "title": f"{NAMES[kind]}: {searched} against {store}, {QUERIES[named['queries_from']]} as queries{told}",
             "against": store,
             "filter": only.describe() if only else None,
             "measure": "overlap",
         }
         thresholds = (self._settings.min_overlap, self._settings.min_median_overlap)
-        made = compare_with_old(
+        made, unanswered = compare_with_old(
             connection, self._space, old, questions, only, exact, public=public, thresholds=thresholds, named=values
         )
         if made is not None:
             self._found.comparisons.append(made)
+        if unanswered:
+            of = f"{unanswered:,} of {len(questions):,} queries for {NAMES[kind]}{told}"
+            said = f"{store} answered {of} with nothing held here"
+            if made is None and only is None:
+                self._found.store_error = self._found.store_error or said
+            else:
+                self._found.store_notes.append(said)

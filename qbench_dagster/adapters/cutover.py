@@ -18,6 +18,7 @@ from qbench_dagster.adapters.ledger import spent
 from qbench_dagster.adapters.parity import evaluate
 from qbench_dagster.adapters.postgres import Connection, Database, DatabaseError, fetch_dicts, fetch_value
 from qbench_dagster.adapters.publishing import FACE_LOCK, replace_face
+from qbench_dagster.adapters.queries import read_log
 from qbench_dagster.adapters.space import KINDS, Kind, Space, active_space, writing
 from qbench_dagster.adapters.sql import statement
 from qbench_dagster.core.indexes import IndexSettings
@@ -102,6 +103,8 @@ def cut_over(
         return CutOver(active.name, target.name, moved=False)
     with database.connection("check vectors", long=True) as connection:
         _check_complete(connection, target)  # before an index is built over half of them
+    if comparison.query_log:
+        read_log(comparison.query_log, comparison.queries, target)  # before an index is built for nothing
     keep_index(database, target, default, building)
     evaluated = evaluate(
         database,

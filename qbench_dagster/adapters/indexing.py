@@ -101,7 +101,9 @@ class _Ensuring:
     def _order(self, rows: int) -> tuple[Sequence[str], dict[str, Any] | None]:
         """The strategies to try, best first, and what says so."""
         if self.settings.strategy != "auto":
-            return [self.settings.strategy], None
+            # What `auto` found stays true of an index that is kept as it was chosen: another space's, by a cut-over.
+            kept = self.known is not None and self.known["strategy"] == self.settings.strategy
+            return [self.settings.strategy], self.known["advice"] if self.known and kept else None
         advice: dict[str, Any] | None = self.known["advice"] if self.known else None
         if self.known and advice and still_holds(advice, self.settings, rows):
             order = advice["order"]
@@ -120,7 +122,7 @@ class _Ensuring:
         there = choice_in(self.known)
         if strategy == "ivfflat" and self.settings.lists is None and not lists_outgrown(self.known["rows"], rows):
             choice = replace(choice, lists=there.lists)
-        if self.settings.ef_search is None:
+        if self.settings.ef_search in (None, there.ef_search):
             choice = choice.searched(there.ef_search, self.settings.rerank or there.rerank)
         return choice
 

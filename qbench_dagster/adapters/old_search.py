@@ -15,12 +15,12 @@ from qbench_dagster.adapters.postgres import Connection
 from qbench_dagster.adapters.public_search import MAX_K, PublicSearch, cosines_of, titles_of
 from qbench_dagster.adapters.queries import Question
 from qbench_dagster.adapters.space import Space
+from qbench_dagster.adapters.vector_pass import K
 from qbench_dagster.core.comparison import Answer, Comparison, answers_compared
 from qbench_dagster.core.nearest import Nearest
 from qbench_dagster.core.queries import Filter
 from qbench_dagster.core.reuse import read_claim
 
-K = 10
 MAX_POINTS = 10_000
 """What an old store is asked for at most, where much of what it finds is not here."""
 Search = Callable[[int], tuple[list[tuple[Hashable, float]], float]]
@@ -38,8 +38,10 @@ def compare_with_old(
     public: PublicSearch | None,
     thresholds: tuple[float, float],
     named: dict[str, Any],
-) -> Comparison | None:
+) -> tuple[Comparison | None, int]:
     """Both sides' ten nearest to every question, of what both hold and `only` lets through; None where that is nothing.
+
+    And how many questions the old store answered with nothing that is held here: they are not compared.
 
     `exact` has our answers over just that: they stand in where our search finds too little of it among its 1,000
     nearest, and where the space is not the one that is read (`public` None). Raises SourceError, psycopg.Error.
@@ -47,7 +49,7 @@ def compare_with_old(
     among, held = (None, old.held) if only is None else old.by_filter[only]
     reachable = min(K, len(held))
     if not questions or not reachable:
-        return None
+        return None, 0
     answers, ours_ms, theirs_ms = [], [], []
     _theirs(old, questions[0], among)(K)  # the first answer of either opens files and loads pages
     if public is not None:
@@ -60,8 +62,9 @@ def compare_with_old(
             found, took = _found(partial(_ours, public, question, only), held, reachable, MAX_K)
             ours_ms.append(took)
             ours = found if len(found) == reachable or _answers_all(public, question, only) else ours
-        answers.append(_answer(connection, space, old, question, ours, results))
-    return answers_compared(
+        if results:
+            answers.append(_answer(connection, space, old, question, ours, results))
+    made = answers_compared(
         answers,
         threshold=thresholds[0],
         median_threshold=thresholds[1],
@@ -70,6 +73,7 @@ def compare_with_old(
         titles=partial(titles_of, connection, old.kind),
         **named,
     )
+    return made, len(questions) - len(answers)
 
 
 def _ours(

@@ -22,7 +22,7 @@ from qbench_dagster.adapters.comparing import Compared, Comparing, ComparisonSet
 from qbench_dagster.adapters.measuring import Measured, measure, write_counters
 from qbench_dagster.adapters.postgres import Connection, Database, fetch_dicts, fetch_value
 from qbench_dagster.adapters.publishing import counts_of
-from qbench_dagster.adapters.queries import read_log
+from qbench_dagster.adapters.queries import query_prefix, read_log
 from qbench_dagster.adapters.report_history import history
 from qbench_dagster.adapters.space import KINDS, Space, active_space
 from qbench_dagster.adapters.sql import statement
@@ -35,7 +35,7 @@ from qbench_dagster.core.ranges import CaseRange
 from qbench_dagster.core.words import has_words, lost_words
 
 BATCH = 500
-CHECKS_VERSION = 3
+CHECKS_VERSION = 4
 """Raise when an invariant is evaluated differently, so that no older report is reused."""
 
 
@@ -80,7 +80,9 @@ def evaluate(
         active = active_space(database)
         is_read = active is not None and active.name == space.name
         privileges = _privileges(connection, database)
-        state = _state(counters, measured, ranges, [*beside, log, is_read, compare.told()])
+        functions = fetch_value(connection, statement("parity.sql", "search_functions"))
+        about = [*beside, log, is_read, compare.told(), functions, query_prefix(connection, space)]
+        state = _state(counters, measured, ranges, about)
         last = fetch_dicts(connection, statement("parity.sql", "last_report"), space=space.name)
         if last and counters and not force and bytes(last[0]["state_hash"]) == state:
             kept = {finding["name"]: finding for finding in last[0]["report"]["findings"]}
@@ -228,9 +230,8 @@ def _old_stores(
             fates[fate] = fates.get(fate, set()) | ids
     named = {name: {fate: sorted(ids) for fate, ids in fates.items()} for name, fates in cases.items()}
     # A store that was read to its end is covered or not, whatever came of searching it.
-    unread = found.store_error if not found.stores else None
     return (
-        search_parity.old_store_covered([each.as_json() for each in found.stores], named, unread),
+        search_parity.old_store_covered([each.as_json() for each in found.stores], named, found.unread),
         search_parity.old_store_reached(
             comparisons, found.store_notes, found.store_error, named=bool(compare.old_stores)
         ),

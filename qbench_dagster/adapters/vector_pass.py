@@ -26,6 +26,8 @@ from qbench_dagster.core.queries import Filter
 from qbench_dagster.core.suspicion import cosines
 from qbench_dagster.core.texts import text_hash, text_of
 
+K = 10
+"""What searches are held against: as many of each answer are compared, or fewer where fewer are asked for."""
 TEXTS = 512
 """Texts embedded at once: 6 MB of vectors at 3,072 dimensions."""
 EXCERPT = 80
@@ -57,7 +59,7 @@ class ExactAnswers:
     def ask(self, questions: Sequence[Question], only: Filter | None, held: set[Any] | None = None) -> Nearest:
         """Have some questions answered over what `only` lets through, or over `held`; the answer fills in the pass."""
         vectors = np.stack([question.vector for question in questions])
-        nearest = Nearest(vectors, max(question.k for question in questions))
+        nearest = Nearest(vectors, max(K, *(question.k for question in questions)))
         self._groups.append((only, held, nearest))
         return nearest
 

@@ -52,10 +52,11 @@ def clear_errors() -> Iterator[None]:
     from qbench_dagster.adapters.embedders import EmbeddingError  # noqa: PLC0415
     from qbench_dagster.adapters.postgres import DatabaseError  # noqa: PLC0415
     from qbench_dagster.adapters.testrail_export import ExportError  # noqa: PLC0415
+    from qbench_dagster.core.queries import QueryLogError  # noqa: PLC0415
 
     try:
         yield
-    except (SettingsError, DatabaseError, EmbeddedServerError, EmbeddingError, ExportError) as error:
+    except (SettingsError, DatabaseError, EmbeddedServerError, EmbeddingError, ExportError, QueryLogError) as error:
         _fail(str(error))
     except psycopg.Error as error:
         _fail(f"PostgreSQL says: {error.diag.message_primary or type(error).__name__}. See its log, and try again.")

@@ -168,7 +168,7 @@ def vectors_complete(
         "Every published document and step has a sound vector",
         not bad and not unsound,
         f"{vectors:,} vectors examined, {'at least ' if cut else ''}{len(unsound)} unsound; "
-        f"{bad:,} {'row' if bad == 1 else 'rows'} without a vector or a document",
+        f"{bad:,} {'row' if bad == 1 else 'rows'} without a vector, words or a document",
         {**counts, "vectors": vectors, "unsound_vectors": len(unsound)},
         [*offenders, *unsound][:MAX_OFFENDERS],
         bad + len(unsound),

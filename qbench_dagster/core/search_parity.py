@@ -31,7 +31,7 @@ def measured_comparisons(measured: Mapping[str, Mapping[str, Any]], target: floa
         shares_compared(
             shares,
             threshold=target if k == "10" else None,
-            ours_ms=found["latencies_ms"] if k == "10" else (),
+            ours_ms=_latencies(found, queries) if k == "10" else (),
             name=f"{kind}_recall_{k}_{queries}",
             title=f"{NAMES[kind]}: recall@{k} of the index, {QUERIES[queries]} as queries",
             kind=kind,
@@ -46,6 +46,14 @@ def measured_comparisons(measured: Mapping[str, Mapping[str, Any]], target: floa
         for k, shares in by_k.items()
     ]
     return [each for each in made if each is not None]
+
+
+def _latencies(found: Mapping[str, Any], queries: str) -> Sequence[float]:
+    """Those of one kind of query: they stand one kind after the other."""
+    counts = {kind: len(by_k["10"]) for kind, by_k in found["recall"].items()}
+    before = sum(counts[kind] for kind in list(counts)[: list(counts).index(queries)])
+    latencies: Sequence[float] = found["latencies_ms"][before : before + counts[queries]]
+    return latencies
 
 
 def recall_reached(comparisons: Sequence[Comparison], target: float, error: str | None = None) -> Finding:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from qbench_dagster.adapters import advising, indexing
+from qbench_dagster.adapters.cutover import indexed_as
 from qbench_dagster.adapters.measuring import measure
 from qbench_dagster.adapters.postgres import Database
 from qbench_dagster.adapters.space import Space
@@ -76,6 +77,25 @@ def test_a_small_table_is_searched_exactly(clean_database: Database, monkeypatch
 
 
 @pytest.mark.usefixtures("slow_exact")
+def test_a_fixed_ef_search_is_measured_once(clean_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(clean_database, clustered(ROWS, 256), SPACE)
+    settings = replace(AUTO, ef_search=200, target_p95_ms=500)
+    chosen = build(clean_database, settings, space=SPACE).choice
+    assert chosen.rerank < 200, "fewer than were asked of the index are enough"
+    monkeypatch.setattr(indexing, "search_curve", None)
+    assert build(clean_database, settings, space=SPACE).choice == chosen
+
+
+@pytest.mark.usefixtures("slow_exact")
+def test_keeping_an_index_as_it_was_chosen_keeps_the_advice(clean_database: Database) -> None:
+    fill(clean_database, clustered(ROWS, 256), SPACE)
+    chosen = build(clean_database, replace(AUTO, target_p95_ms=500), space=SPACE)
+    before = advice(clean_database)
+    kept = build(clean_database, indexed_as(clean_database, SPACE, "doc", AUTO), space=SPACE)
+    assert (kept.rebuilt, kept.strategy, advice(clean_database)) == (False, chosen.strategy, before)
+
+
+@pytest.mark.usefixtures("slow_exact")
 def test_advice_is_kept_until_the_rows_double_or_the_target_changes(
     clean_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,7 +118,9 @@ def test_advice_is_kept_until_the_rows_double_or_the_target_changes(
     build(clean_database, replace(settings, target_recall=0.8), space=SPACE)
     assert (len(asked), advice(clean_database)["target_recall"]) == (2, 0.8)
     fixed = build(clean_database, IndexSettings("binary", m=8, ef_construction=32), space=SPACE)
-    assert (fixed.rebuilt, recorded(clean_database, "advice", space=SPACE)) == (False, (None,))
+    assert (fixed.rebuilt, advice(clean_database)["target_recall"]) == (False, 0.8), "of the index that is kept"
+    build(clean_database, IndexSettings("subvector", m=8, ef_construction=32), space=SPACE)
+    assert recorded(clean_database, "advice", space=SPACE) == (None,)
 
 
 @pytest.mark.usefixtures("slow_exact")

@@ -3,6 +3,7 @@ planted fault seen by the finding that is there for it."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
@@ -14,12 +15,13 @@ from numpy.typing import NDArray
 
 from qbench_dagster.adapters.comparing import ComparisonSettings
 from qbench_dagster.adapters.embedders import EmbeddingError, LexicalEmbedder
+from qbench_dagster.adapters.faiss_source import FaissSource
 from qbench_dagster.adapters.indexing import ensure_index
 from qbench_dagster.adapters.parity import Evaluated, evaluate
 from qbench_dagster.adapters.postgres import Database
 from qbench_dagster.adapters.report import document as as_document
 from qbench_dagster.adapters.report import schema
-from qbench_dagster.adapters.space import KINDS, Space, ensure_space
+from qbench_dagster.adapters.space import KINDS, Kind, Space, ensure_space
 from qbench_dagster.adapters.vector_source import SourceError
 from qbench_dagster.core.indexes import IndexSettings
 from qbench_dagster.core.queries import QueryLogError
@@ -362,6 +364,42 @@ def test_an_old_store_that_cannot_be_read_does_not_pass_unseen(filled: Database)
     assert against(filled, lambda: nullcontext(()), "qdrant").fresh
 
 
+def test_an_old_store_that_answers_nothing_is_not_taken_for_agreement(
+    filled: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = faiss_store(tmp_path / "f", {"doc": published(filled, "doc")})
+    search, asked = FaissSource.search, itertools.count()
+    monkeypatch.setattr(FaissSource, "search", lambda *_: [])
+    found = against(filled, store)
+    assert failed(found) == [REACHED]
+    assert "answered 20 of 20 queries for documents with nothing held here" in finding(found, REACHED)["summary"]
+    monkeypatch.setattr(FaissSource, "search", lambda *given: search(*given) if next(asked) >= 6 else [])
+    found = against(filled, store, min_overlap=0.91)
+    assert failed(found) == []
+    assert "queries for documents with nothing held here" in finding(found, REACHED)["summary"]
+
+
+def test_a_kind_the_old_store_lacks_is_said(filled: Database, tmp_path: Path) -> None:
+    found = against(filled, faiss_store(tmp_path / "f", {"doc": published(filled, "doc")}))
+    assert failed(found) == []
+    assert "not compared: faiss holds no steps" in finding(found, REACHED)["summary"]
+
+
+def test_one_store_of_two_that_cannot_be_read_does_not_pass_unseen(filled: Database, tmp_path: Path) -> None:
+    class Broken(FaissSource):
+        provenance = "qdrant"
+
+        def read(self, kind: Kind) -> Any:
+            raise SourceError(f"its {kind}s cannot be read")
+
+    @contextmanager
+    def both() -> Any:
+        with faiss_store(tmp_path / "f", {"doc": published(filled, "doc")})() as (readable,):
+            yield [readable, Broken({"doc": (tmp_path / "f" / "doc.faiss", None)})]
+
+    assert failed(against(filled, both)) == [COVERED, REACHED]
+
+
 def test_an_old_store_that_grew_is_compared_again(filled: Database, tmp_path: Path) -> None:
     points = published(filled, "doc")
     store: Callable[[int], Opener] = lambda count: faiss_store(tmp_path / "f", {"doc": points[:count]})  # noqa: E731
@@ -401,6 +439,18 @@ def test_logged_queries_are_asked_with_their_filters(filled: Database, tmp_path:
     assert not report(filled, query_log=log).fresh
     log.write_text('{"query": "calendar"}\n')
     assert report(filled, query_log=log).fresh
+
+
+def test_queries_of_any_k_are_held_against_ten(filled: Database, tmp_path: Path) -> None:
+    """Fewer than ten do not make a perfect store fail, nor more a target at ten miss."""
+    log = tmp_path / "queries.jsonl"
+    store = faiss_store(tmp_path / "f", {"doc": published(filled, "doc")})
+    for k in (3, 40):
+        log.write_text(f'{{"query": "printer does not print", "k": {k}}}\n{{"query": "invoice", "k": {k}}}\n')
+        found = against(filled, store, query_log=log)
+        assert failed(found) == [], k
+        made = comparisons(found)
+        assert (made["doc_search"]["k"], made["doc_overlap_faiss"]["summary"]["mean"]) == (min(k, 10), 1), k
 
 
 def test_a_broken_line_of_the_log_is_named(filled: Database, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_a_published_case_without_a_source_is_named(healthy: Database) -> None:
     execute(healthy, """INSERT INTO store.test_documents SELECT (jsonb_populate_record(d, '{"test_case_id": 7777,
         "uid": "testrail_7777"}')).* FROM store.test_documents d WHERE test_case_id = 42""")  # fmt: skip
     found = report(healthy)
-    assert failed(found) == [ACCOUNTING]
+    assert failed(found) == [ACCOUNTING, VECTORS], "nor are there words of it"
     assert offenders(found, ACCOUNTING) == [{"case_id": 7777, "wrong": "published, but not in the source any more"}]
 
 
@@ -514,6 +514,8 @@ def test_a_report_is_reused_while_nothing_was_written(healthy: Database) -> None
         (f"DELETE FROM {SPACE.name}.step_embeddings", VECTORS),
         ("TRUNCATE store.test_documents CASCADE", ACCOUNTING),
         ("TRUNCATE store.test_preconditions", WORDS),
+        ("DELETE FROM store.test_words WHERE test_case_id = 42", VECTORS),
+        ("UPDATE store.test_words SET recipe = 0 WHERE test_case_id = 42", VECTORS),
         (f"TRUNCATE {SPACE.name}.doc_embeddings", VECTORS),
         ("GRANT SELECT ON store.spaces TO qbench_reader", PRIVILEGES),
     ],
@@ -529,6 +531,16 @@ def test_tampering_after_a_report_is_seen(healthy: Database, tamper: str, findin
         assert finding in failed(found)
     finally:
         execute(healthy, "REVOKE SELECT ON store.spaces FROM qbench_reader")
+
+
+def test_a_report_says_nothing_of_other_search_functions(healthy: Database) -> None:
+    assert report(healthy).passed
+    ((made,),) = rows(healthy, "SELECT pg_get_functiondef('store.nearest_texts'::regproc)")
+    execute(healthy, made.replace("depth * (1.5", "depth * (1.4"))
+    try:
+        assert report(healthy).fresh
+    finally:
+        execute(healthy, made)
 
 
 def test_a_report_does_not_outlive_a_crash(tmp_path: Path) -> None:

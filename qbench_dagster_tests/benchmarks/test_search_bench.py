@@ -33,7 +33,8 @@ def results(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> dict:
     }  # fmt: skip
     for name, part in (("large", search.large), ("common", search.common)):
         with Database(ensure_database(server_url, f"bench_{name}")) as database:
-            kept[name] = part(database, _corpus(), folder, 0.05, told.append)
+            (folder / name).mkdir()
+            kept[name] = part(database, _corpus(), folder / name, 0.05, told.append)
     assert any("recall" in line for line in told)
     return json.loads(json.dumps(kept))
 

@@ -304,6 +304,16 @@ def test_a_text_finds_itself_whatever_it_holds(small: Database, text: str) -> No
     assert answer[0] == 0 or answer[1:] == (True, True)
 
 
+def test_a_long_phrase_is_cut_between_words(small: Database) -> None:
+    """A half word would be required and found nowhere."""
+    phrase = " ".join(f"word{number}" for number in range(100))
+    ((required,),) = rows(small, "SELECT word::text FROM store.query_words(%s) WHERE required", f'"{phrase}"')
+    words = [part.strip("'") for part in required.split(" <-> ")]
+    assert 30 < len(words) < 100
+    assert words == phrase.split()[: len(words)]
+    assert rows(small, "SELECT count(*) FROM store.query_words(%s) WHERE required", '"' + 400 * "x" + '"') == [(1,)]
+
+
 def test_words_and_phrases_of_long_texts_fit(small: Database) -> None:
     """What is worst for a tsvector of 1 MB: many different characters of a script without spaces."""
     assert rows(small, "SELECT length(store.words_of(%s)) > 5000", " ".join(f"w{n}" for n in range(200_000))) == [
