@@ -84,7 +84,8 @@ DECLARE
         SELECT one FROM store.index_builds one WHERE (one.space, one.kind) = (s.name, nearest_texts.kind));
     vectors CONSTANT text := format('%I.%I v', s.name, kind || '_embeddings');
     -- As of the last ANALYZE or VACUUM; an index that rows were added to since it was built keeps the number of then.
-    texts CONSTANT double precision := greatest(build.rows, (
+    -- reltuples is -1 of a table that nobody has analyzed yet.
+    texts CONSTANT double precision := greatest(1, build.rows, (
         SELECT c.reltuples FROM pg_class c WHERE c.oid = to_regclass(format('%I.%I', s.name, kind || '_embeddings'))));
     holder CONSTANT text := CASE kind WHEN 'doc' THEN 'd.text_hash' ELSE 'h.text_hash' END;
     holders CONSTANT text := CASE kind WHEN 'doc' THEN 'store.test_documents d'

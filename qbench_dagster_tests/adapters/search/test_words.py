@@ -210,6 +210,15 @@ def test_identifiers_phrases_and_other_scripts_are_found(small: Database, query:
     assert sorted(found) == first
 
 
+def test_vectors_that_nobody_analyzed_are_searched(small: Database) -> None:
+    """As they are between the first load and the first index or autovacuum: their number is -1."""
+    execute(small, "DELETE FROM store.index_builds")
+    execute(small, "UPDATE pg_class SET reltuples = -1 WHERE relname LIKE '%embeddings'")
+    vector = embed(["Log in"], D)[0]
+    assert len(hybrid(small, "log in", vector, 3, Filters())) == 3
+    assert hybrid(small, "log in", vector, 3, Filters(project=[-1])) == []
+
+
 def test_a_phrase_is_required_of_what_the_vector_finds_too(small: Database) -> None:
     vector = embed(["Log in"], D)[0]
     assert len(hybrid(small, "log in", vector, 20, Filters())) == len(CASES)
