@@ -102,24 +102,14 @@ SELECT count(*) FROM store.test_documents;
 -- name: count_steps
 SELECT count(DISTINCT text_hash) FROM store.test_steps;
 
--- name: judge_docs
--- What became of the case of each point, and whether it still has the text that the point has. In the order asked.
+-- name: judge
+-- What became of the case of each point, and whether it, or a step of it, still has the text that the point has. In the
+-- order asked.
 SELECT CASE WHEN d.test_case_id IS NOT NULL THEN 'published'
             WHEN r.case_id IS NOT NULL OR x.case_id IS NOT NULL THEN 'rejected'
             WHEN l.id IS NOT NULL THEN 'not published' ELSE 'gone' END,
-       coalesce(d.text_hash = c.text_hash, false)
-FROM unnest(:'case_ids'::bigint[], :'hashes'::bytea[]) WITH ORDINALITY AS c (case_id, text_hash, n)
-LEFT JOIN store.test_documents d ON d.test_case_id = c.case_id
-LEFT JOIN landing.cases l ON l.id = c.case_id AND l.removed_at IS NULL
-LEFT JOIN staging.rejects r ON r.case_id = l.id
-LEFT JOIN LATERAL (SELECT w.case_id FROM landing.rejected_rows w WHERE w.case_id = c.case_id LIMIT 1) x ON true
-ORDER BY c.n;
-
--- name: judge_steps
-SELECT CASE WHEN d.test_case_id IS NOT NULL THEN 'published'
-            WHEN r.case_id IS NOT NULL OR x.case_id IS NOT NULL THEN 'rejected'
-            WHEN l.id IS NOT NULL THEN 'not published' ELSE 'gone' END,
-       EXISTS (SELECT FROM store.test_steps s WHERE s.test_case_id = c.case_id AND s.text_hash = c.text_hash)
+       CASE :'kind' WHEN 'doc' THEN coalesce(d.text_hash = c.text_hash, false)
+            ELSE EXISTS (SELECT FROM store.test_steps s WHERE s.test_case_id = c.case_id AND s.text_hash = c.text_hash) END
 FROM unnest(:'case_ids'::bigint[], :'hashes'::bytea[]) WITH ORDINALITY AS c (case_id, text_hash, n)
 LEFT JOIN store.test_documents d ON d.test_case_id = c.case_id
 LEFT JOIN landing.cases l ON l.id = c.case_id AND l.removed_at IS NULL

@@ -85,7 +85,8 @@ WHERE p.pid = :'pid';
 DROP INDEX CONCURRENTLY IF EXISTS :"space".:"index";
 
 -- name: readers
--- Transactions with a snapshot in use, which tells them apart where those of other roles hide when they began: what began before the row of index_builds changed may still go by the old one.
+-- Transactions with a snapshot in use: what began before the row of index_builds changed may still go by the old one.
+-- The snapshot tells them apart, for other roles' sessions hide when they began.
 SELECT pid, application_name, backend_xmin::text FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_xmin IS NOT NULL
   AND backend_type = 'client backend';

@@ -129,9 +129,6 @@ JOIN store.test_documents d ON d.test_case_id = c.id
 WHERE c.removed_at IS NULL
   AND c.raw ?| ARRAY['preconditions', 'steps', 'steps_separated', 'steps_combined'];
 
--- name: count_published
-SELECT count(*) FROM store.test_documents;
-
 -- name: completeness
 SELECT
     (SELECT count(*) FROM store.test_documents d

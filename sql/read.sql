@@ -20,7 +20,8 @@ GROUP BY reason ORDER BY reason;
 -- name: spaces
 SELECT s.name, s.model, s.dimensions, s.vector_type, s.active,
        coalesce(jsonb_object_agg(b.kind, jsonb_build_object(
-           'strategy', b.strategy, 'ef_search', b.ef_search, 'rerank', b.rerank, 'rows', b.rows, 'bytes', b.bytes, 'built_at', b.built_at, 'seconds', b.seconds,
+           'strategy', b.strategy, 'ef_search', b.ef_search, 'rerank', b.rerank,
+           'rows', b.rows, 'bytes', b.bytes, 'built_at', b.built_at, 'seconds', b.seconds,
            'recall', b.recall -> 'measured')) FILTER (WHERE b.kind IS NOT NULL), '{}') AS indexes
 FROM store.spaces s LEFT JOIN store.index_builds b ON b.space = s.name
 GROUP BY s.name ORDER BY s.name;

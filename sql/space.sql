@@ -23,7 +23,8 @@ CREATE TABLE IF NOT EXISTS :"space".step_embeddings (
     pieces     smallint NOT NULL DEFAULT 1  -- above 1: the text was over the model's limit, this is the average
 );
 
--- The expressions the indexes are built on: a query must repeat them exactly, so they are written once.
+-- The expressions the indexes are built on as columns, for queries by hand: a query must repeat them exactly, as
+-- index.sql and nearest.sql do.
 CREATE OR REPLACE VIEW :"space".doc_vectors AS
 SELECT text_hash, embedding, embedding::halfvec(:dimensions) AS half,
        binary_quantize(embedding)::bit(:dimensions) AS bits

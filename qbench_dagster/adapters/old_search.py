@@ -55,13 +55,14 @@ def compare_with_old(
     if public is not None:
         public(questions[0].vector, K, only)
     for question, best in zip(questions, exact.results(), strict=True):
-        results, took = _found(_theirs(old, question, among), held, reachable, min(MAX_POINTS, old.points))
+        results, took, _ = _found(_theirs(old, question, among), held, reachable, min(MAX_POINTS, old.points))
         theirs_ms.append(took)
         ours = best[:reachable]
         if public is not None:
-            found, took = _found(partial(_ours, public, question, only), held, reachable, MAX_K)
+            found, took, all_there_is = _found(partial(_ours, public, question, only), held, reachable, MAX_K)
             ours_ms.append(took)
-            ours = found if len(found) == reachable or _answers_all(public, question, only) else ours
+            # What a search that gave everything lacks is not behind its thousand nearest.
+            ours = found if len(found) == reachable or all_there_is else ours
         if results:
             answers.append(_answer(connection, space, old, question, ours, results))
     made = answers_compared(
@@ -82,11 +83,6 @@ def _ours(
     return public(question.vector, k, only)
 
 
-def _answers_all(public: PublicSearch, question: Question, only: Filter | None) -> bool:
-    """Whether our search gave everything there is: what it then lacks is not behind its thousand nearest."""
-    return len(public(question.vector, MAX_K, only)[0]) < MAX_K
-
-
 def _theirs(old: OldStore, question: Question, among: Sequence[str] | None) -> Search:
     def search(k: int) -> tuple[list[tuple[Hashable, float]], float]:
         started = time.perf_counter()
@@ -105,15 +101,18 @@ def _theirs(old: OldStore, question: Question, among: Sequence[str] | None) -> S
 
 def _found(
     search: Search, held: Container[Hashable], wanted: int, most: int
-) -> tuple[list[tuple[Hashable, float]], float]:
-    """The first `wanted` results that both sides can find, and how long a plain search for ten took."""
+) -> tuple[list[tuple[Hashable, float]], float, bool]:
+    """The first `wanted` results that both sides can find, the milliseconds of a plain search for ten, and whether the
+    last search gave all there is.
+    """
     found, took = search(K)
     kept = [(key, score) for key, score in found if key in held]
     asked = K
     while len(kept) < wanted and asked < most:
         asked = min(most, asked * 10)
-        kept = [(key, score) for key, score in search(asked)[0] if key in held]
-    return kept[:wanted], took
+        found, _ = search(asked)
+        kept = [(key, score) for key, score in found if key in held]
+    return kept[:wanted], took, len(found) < asked
 
 
 def _answer(

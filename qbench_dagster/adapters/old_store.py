@@ -109,8 +109,9 @@ def read_old(
 def _read(connection: Connection, space: Space, found: OldStore, batch: Batch, wanted: Wanted) -> None:
     kind = found.kind
     claims = [read_claim(kind, payload) for payload in batch.payloads]
-    asked = {"case_ids": [claim.case_id for claim in claims], "hashes": [claim.text_hash for claim in claims]}
-    answers = connection.execute(statement("compare.sql", f"judge_{kind}s"), asked).fetchall()
+    asked = {"kind": kind, "case_ids": [claim.case_id for claim in claims],
+             "hashes": [claim.text_hash for claim in claims]}  # fmt: skip
+    answers = connection.execute(statement("compare.sql", "judge"), asked).fetchall()
     found.points += len(claims)
     usable: list[int] = []
     for index, (claim, (fate, has_text)) in enumerate(zip(claims, answers, strict=True)):

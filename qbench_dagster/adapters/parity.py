@@ -93,7 +93,7 @@ def evaluate(
         as_measured = {kind: each.as_json() for kind, each in measured.items()}
         comparisons = [*search_parity.measured_comparisons(as_measured, compare.target_recall), *found.comparisons]
         compared, lost = _words(connection, progress)
-        published = fetch_value(connection, statement("parity.sql", "count_published"))
+        published = fetch_value(connection, statement("compare.sql", "count_docs"))
         partitions, accounting = _accounting(connection, ranges, rows_in_export)
         health = {kind: asdict(each.health) for kind, each in measured.items()}
         report = ParityReport(

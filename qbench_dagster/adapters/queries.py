@@ -20,6 +20,7 @@ from qbench_dagster.adapters.space import Kind, Space, writing
 from qbench_dagster.adapters.sql import statement
 from qbench_dagster.core.queries import Filter, Query, QueryLogError, draw_filters, parse_log, sample
 from qbench_dagster.core.recall import perturb
+from qbench_dagster.core.reuse import unit
 from qbench_dagster.core.texts import text_hash
 
 NOISE = 0.5
@@ -72,7 +73,7 @@ def embed_log(
         np.asarray(query.vector, dtype=np.float64) if query.text is None else found[query.text] for query in queries
     )
     return [
-        Question(query.label, _unit(vector), query.k, query.filter)
+        Question(query.label, unit(vector[None])[0], query.k, query.filter)
         for query, vector in zip(queries, vectors, strict=True)
     ]
 
@@ -91,14 +92,14 @@ def draw_questions(
         asking = Asking(connection, space, kind, embedder, None, prefix=query_prefix(connection, space))
         parts = [asking.vectors(titles[start : start + BATCH]) for start in range(0, len(titles), BATCH)]
         return "titles", [
-            Question(title[:200], _unit(vector)) for title, vector in zip(titles, np.concatenate(parts), strict=True)
+            Question(title[:200], vector) for title, vector in zip(titles, unit(np.concatenate(parts)), strict=True)
         ]
     query = statement("compare.sql", f"draw_vectors_{kind}s", space=space.name)
     drawn = sorted((bytes(key), vector) for key, vector in connection.execute(query, {"limit": count}, binary=True))
     sound = [(key, vector) for key, vector in drawn if any(vector) and np.isfinite(vector).all()]
     if not sound:
         return "perturbed", []
-    stored = np.stack([_unit(np.asarray(vector)) for _, vector in sound])
+    stored = unit(np.asarray([vector for _, vector in sound]))
     moved = perturb(stored, NOISE, seed=730)
     return "perturbed", [
         Question(f"near {key.hex()[:12]}", vector) for (key, _), vector in zip(sound, moved, strict=True)
@@ -154,8 +155,3 @@ def _embed(
                     keep = {"space": space.name, "text_hash": names[text], "embedding": vector.tolist()}
                     connection.execute(statement("compare.sql", "keep_query"), keep)
     return {text: kept[name] for text, name in names.items()}
-
-
-def _unit(vector: NDArray[np.floating]) -> NDArray[np.float32]:
-    exact = np.asarray(vector, dtype=np.float64)
-    return np.asarray(exact / np.linalg.norm(exact), dtype=np.float32)

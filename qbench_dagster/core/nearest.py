@@ -10,6 +10,8 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from qbench_dagster.core.recall import cosines_of_units
+
 
 class Nearest:
     """The k nearest rows of each query among those added. Memory: queries x k, not rows."""
@@ -29,10 +31,7 @@ class Nearest:
         self.rows += len(keys)
         if places is not None and len(places) < len(vectors):
             vectors, places = vectors[places], None
-        norms = np.linalg.norm(vectors, axis=1)
-        scores: NDArray[np.float32] = self._queries @ vectors.T
-        scores /= np.where(norms > 0, norms, 1)
-        scores[:, ~np.isfinite(norms)] = -np.inf
+        scores = cosines_of_units(self._queries, vectors)
         if places is not None:
             scores = scores[:, places]
         named = np.empty(len(keys), dtype=object)

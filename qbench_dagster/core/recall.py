@@ -33,6 +33,15 @@ class VectorHealth:
         return not (self.zero or self.not_finite or self.wrong_norm)
 
 
+def cosines_of_units(queries: NDArray[np.float32], vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(queries, vectors) cosines of unit queries with vectors of any length: 0 with a zero one, -inf with no number."""
+    scores: NDArray[np.float32] = queries @ vectors.T
+    norms = np.linalg.norm(vectors, axis=1)
+    scores /= np.where(norms > 0, norms, 1)
+    scores[:, ~np.isfinite(norms)] = -np.inf
+    return scores
+
+
 class ExactSearch:
     """The exact top k of some queries, over vectors that arrive in batches. Memory: queries x k, not rows."""
 
@@ -45,11 +54,7 @@ class ExactSearch:
     def add(self, hashes: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
         """Take a batch of the table in. `vectors` is (len(hashes), dimensions)."""
         self._examine(hashes, vectors)
-        scores = self._queries @ vectors.T
-        norms = np.linalg.norm(vectors, axis=1)
-        scores /= np.where(norms > 0, norms, 1)
-        scores[:, ~np.isfinite(norms)] = -np.inf
-        merged = np.concatenate([self._scores, scores], axis=1)
+        merged = np.concatenate([self._scores, cosines_of_units(self._queries, vectors)], axis=1)
         self._scores = np.partition(merged, merged.shape[1] - self._k, axis=1)[:, -self._k :]
 
     def thresholds(self, k: int | None = None) -> NDArray[np.float32]:

@@ -161,7 +161,7 @@ def refused_by_vector(vector: NDArray[np.float32] | None, quantized: bool, wante
     return Refusal.CONSTANT if (vector == vector[0]).all() else None
 
 
-def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
     """Each row of (n, d), finite and not zero, at length 1. In double: the square of 1e-30 is 0 in single."""
     exact = vectors.astype(np.float64)
     return np.asarray(exact / np.linalg.norm(exact, axis=1, keepdims=True), dtype=np.float32)
