@@ -5,12 +5,16 @@ One class, one table in the README (a test compares the two). Nothing else reads
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, unquote
+from zoneinfo import ZoneInfo
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+CLOCK = "([01][0-9]|2[0-3]):[0-5][0-9]"
 
 
 class SettingsError(ValueError):
@@ -36,6 +40,18 @@ class Settings(BaseSettings):
     )
     export: Path | None = Field(
         None, alias="QBENCH_EXPORT", description="The TestRail SQLite export (`testrail_data.db`)."
+    )
+    testrail_url: str | None = Field(
+        None,
+        alias="QBENCH_TESTRAIL_URL",
+        description="TestRail itself as the source, in place of an export: its address (`https://acme.testrail.io`),",
+    )
+    testrail_user: str | None = Field(None, alias="QBENCH_TESTRAIL_USER", description="the user,")
+    testrail_api_key: SecretStr | None = Field(
+        None, alias="QBENCH_TESTRAIL_API_KEY", description="and the user's API key."
+    )
+    testrail_projects: str | None = Field(
+        None, alias="QBENCH_TESTRAIL_PROJECTS", description="Ids of the projects to take (`1,4`). Unset: all."
     )
     embedder: Literal["lexical", "openai", "local"] = Field(
         "lexical",
@@ -281,6 +297,42 @@ class Settings(BaseSettings):
         le=1,
         description="A run stops before it removes more than this share of a partition (and at least 50 cases).",
     )
+    sync_interval_s: int = Field(
+        300,
+        alias="QBENCH_SYNC_INTERVAL_S",
+        ge=0,
+        description="How often the sensor `export_changes` looks for cases that changed; 0: never.",
+    )
+    sync_overlap_s: int = Field(
+        3600,
+        alias="QBENCH_SYNC_OVERLAP_S",
+        ge=0,
+        description="How far before the last `updated_on` it looks again, for clocks that go back.",
+    )
+    sync_partitions: int = Field(
+        20, alias="QBENCH_SYNC_PARTITIONS", ge=1, description="Partitions of one run it asks for."
+    )
+    quiet_hours: str | None = Field(
+        None, alias="QBENCH_QUIET_HOURS", description="When it asks for none: `22:00-06:00`. Unset: never quiet."
+    )
+    reconcile_at: str = Field(
+        "02:00",
+        alias="QBENCH_RECONCILE_AT",
+        description="When `nightly_reconcile` compares all cases, whatever their `updated_on`.",
+    )
+    timezone: str = Field("UTC", alias="QBENCH_TIMEZONE", description="Time zone of these two: `Europe/Berlin`.")
+    stale_after_h: int = Field(
+        26,
+        alias="QBENCH_STALE_AFTER_H",
+        ge=2,
+        description="Hours without a sync after which `pg_tables` and `parity_report` turn red in the UI.",
+    )
+    history_days: int = Field(
+        90,
+        alias="QBENCH_HISTORY_DAYS",
+        ge=1,
+        description="How long what a sync replaced is kept, and the sync can be rolled back.",
+    )
     pg_memory_mb: int | None = Field(
         None,
         alias="QBENCH_PG_MEMORY_MB",
@@ -316,7 +368,37 @@ class Settings(BaseSettings):
         # An empty variable is one that is not set, so it takes a blank to say that a space is to lose its prefix.
         return "" if value is not None and not value.strip() else value
 
-    @field_validator("openai_base_url", "qdrant_url", "ui_url")
+    @field_validator("quiet_hours")
+    @classmethod
+    def _is_span_of_day(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(f"{CLOCK}-{CLOCK}", value):
+            raise ValueError("must be two times of day such as 22:00-06:00")
+        return value
+
+    @field_validator("reconcile_at")
+    @classmethod
+    def _is_time_of_day(cls, value: str) -> str:
+        if not re.fullmatch(CLOCK, value):
+            raise ValueError("must be a time of day such as 02:00")
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_time_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ValueError, OSError, KeyError):  # a zone that is not found is a KeyError
+            raise ValueError("must be a time zone such as Europe/Berlin or UTC") from None
+        return value
+
+    @field_validator("testrail_projects")
+    @classmethod
+    def _are_ids(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", value):
+            raise ValueError("must be project ids such as 1,4")
+        return value
+
+    @field_validator("openai_base_url", "qdrant_url", "testrail_url", "ui_url")
     @classmethod
     def _is_plain_url(cls, value: str | None) -> str | None:
         if value is not None and (not value.startswith(("http://", "https://")) or {"@", "?"} & set(value)):

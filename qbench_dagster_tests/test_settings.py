@@ -18,7 +18,13 @@ from qbench_dagster.settings import Settings, SettingsError, dagster_storage_url
 README = Path(__file__).parents[1] / "README.md"
 SECRET = "hunter2"
 URLS = ["DATABASE_URL", "QBENCH_DAGSTER_DATABASE_URL"]
-SECRETS = ["DATABASE_URL", "OPENAI_API_KEY", "QBENCH_QDRANT_API_KEY", "QBENCH_DAGSTER_DATABASE_URL"]
+SECRETS = [
+    "DATABASE_URL",
+    "QBENCH_TESTRAIL_API_KEY",
+    "OPENAI_API_KEY",
+    "QBENCH_QDRANT_API_KEY",
+    "QBENCH_DAGSTER_DATABASE_URL",
+]
 FREE = (str, str | None, Path, Path | None)
 """Any text is a name, and any path is one."""
 ALIASES = {str(field.alias): name for name, field in Settings.model_fields.items()}
@@ -27,6 +33,10 @@ GOOD: dict[str, tuple[str, Any]] = {
     "DATABASE_URL": ("postgresql://ada:hunter2@db/qa", SecretStr("postgresql://ada:hunter2@db/qa")),
     "QBENCH_HOME": ("/data/qbench", Path("/data/qbench")),
     "QBENCH_EXPORT": ("/data/testrail_data.db", Path("/data/testrail_data.db")),
+    "QBENCH_TESTRAIL_URL": ("https://acme.testrail.io", "https://acme.testrail.io"),
+    "QBENCH_TESTRAIL_USER": ("ada@acme.example", "ada@acme.example"),
+    "QBENCH_TESTRAIL_API_KEY": ("hunter2", SecretStr("hunter2")),
+    "QBENCH_TESTRAIL_PROJECTS": ("1, 4", "1, 4"),
     "QBENCH_EMBEDDER": ("openai", "openai"),
     "QBENCH_MODEL": ("text-embedding-3-small", "text-embedding-3-small"),
     "QBENCH_DIMENSIONS": ("1536", 1536),
@@ -77,12 +87,30 @@ GOOD: dict[str, tuple[str, Any]] = {
     "QBENCH_UI_URL": ("https://dagster.example.org", "https://dagster.example.org"),
     "QBENCH_PARTITION_CASES": ("1000", 1000),
     "QBENCH_MAX_DELETE_SHARE": ("0.5", 0.5),
+    "QBENCH_SYNC_INTERVAL_S": ("60", 60),
+    "QBENCH_SYNC_OVERLAP_S": ("0", 0),
+    "QBENCH_SYNC_PARTITIONS": ("5", 5),
+    "QBENCH_QUIET_HOURS": ("22:00-06:00", "22:00-06:00"),
+    "QBENCH_RECONCILE_AT": ("23:30", "23:30"),
+    "QBENCH_TIMEZONE": ("Europe/Berlin", "Europe/Berlin"),
+    "QBENCH_STALE_AFTER_H": ("50", 50),
+    "QBENCH_HISTORY_DAYS": ("30", 30),
     "QBENCH_PG_MEMORY_MB": ("4096", 4096),
     "QBENCH_STATEMENT_TIMEOUT_S": ("0", 0),
     "QBENCH_DAGSTER_DATABASE_URL": ("postgres://ada:hunter2@db/dg", SecretStr("postgres://ada:hunter2@db/dg")),
 }
 WRONG = {
     "DATABASE_URL": [f"mysql://ada:{SECRET}@db/qa", SECRET, f"host=db password={SECRET}"],
+    "QBENCH_TESTRAIL_URL": ["acme.testrail.io", f"https://ada:{SECRET}@acme.testrail.io"],
+    "QBENCH_TESTRAIL_PROJECTS": ["1;4", "web", "1,"],
+    "QBENCH_SYNC_INTERVAL_S": ["-1", "5m"],
+    "QBENCH_SYNC_OVERLAP_S": ["-1"],
+    "QBENCH_SYNC_PARTITIONS": ["0"],
+    "QBENCH_QUIET_HOURS": ["22-6", "22:00", "24:00-06:00", "22:00-06:60"],
+    "QBENCH_RECONCILE_AT": ["2:00", "25:00", "daily"],
+    "QBENCH_TIMEZONE": ["Mars/Olympus", "../etc/passwd"],
+    "QBENCH_STALE_AFTER_H": ["1"],
+    "QBENCH_HISTORY_DAYS": ["0"],
     "QBENCH_EMBEDDER": ["gpt"],
     "QBENCH_DIMENSIONS": ["1", "4001", "many", "1.5"],
     "QBENCH_VECTOR_TYPE": ["bit"],
@@ -147,7 +175,7 @@ def test_a_blank_prefix_is_none_and_an_unset_one_is_not_asked_for(monkeypatch: p
 def test_every_setting_is_tried_here() -> None:
     assert set(GOOD) == set(ALIASES)
     free = {alias for alias, name in ALIASES.items() if Settings.model_fields[name].annotation in FREE}
-    assert set(ALIASES) - set(WRONG) <= free | {"OPENAI_API_KEY", "QBENCH_QDRANT_API_KEY"}
+    assert set(ALIASES) - set(WRONG) <= free | set(SECRETS)
     assert {alias for alias, name in ALIASES.items() if "SecretStr" in str(Settings.model_fields[name])} == set(SECRETS)
 
 
