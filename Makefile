@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CASES ?= 2000
 PORT ?= 3000
+FAULTS ?= 200
+SEED ?= 729
 
 # Each export has a home of its own, so that trying one never touches the data of another.
 ifdef EXPORT
@@ -16,7 +18,7 @@ export QBENCH_EXPORT ?= $(QBENCH_HOME)/demo.db
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test lint format bench bench-embed bench-search crash lock wheel stop clean
+.PHONY: help install demo ui test lint format bench bench-embed bench-search bench-sync crash chaos lock audit wheel stop clean
 
 help: ## Show this list
 	@printf 'qbench_dagster: TestRail cases and their embeddings into PostgreSQL with pgvector\n\n'
@@ -64,14 +66,27 @@ bench-embed: install ## Measure the embedding stage beside the plain OpenAI clie
 bench-search: install ## Search 1,000,000 vectors, and fewer beside faiss, Qdrant and plain pgvector (25 minutes, 20 GB)
 	$(BIN)/python -m benchmarks.search
 
+bench-sync: install ## Follow an export: a sync of 100 changed cases beside a cold run of 104,121, and what it leads to
+	$(BIN)/python -m benchmarks.sync
+
 crash: install ## Kill a run with SIGKILL at twenty random moments and compare with a clean run
 	@mkdir -p "$(QBENCH_HOME)"
 	@test -e "$(QBENCH_EXPORT)" || $(BIN)/qbench sample "$(QBENCH_EXPORT)" --cases $(CASES)
 	$(BIN)/python -m qbench_dagster_tests.crash --kills 20 --export "$(QBENCH_EXPORT)"
 
+chaos: install ## Break syncs in every way we know, 200 times, and compare with clean loads (FAULTS=200 SEED=729)
+	$(BIN)/python -m qbench_dagster_tests.chaos --faults $(FAULTS) --seed $(SEED)
+
 lock: install ## Write requirements.lock anew from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
 	  --no-header --no-annotate --no-emit-index-url -o requirements.lock
+
+audit: install ## Look for known vulnerabilities in requirements.lock (asks osv.dev; passes where there is no network)
+	@test -x $(VENV)-audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)-audit && \
+	  $(VENV)-audit/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --retries 1 --timeout 15 pip-audit==2.10.1; } >/dev/null 2>&1 || \
+	  rm -rf $(VENV)-audit
+	@$(PYTHON) .ci/audit.py $(VENV)-audit/bin/pip-audit requirements.lock
 
 wheel: install ## Build a wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation
@@ -83,5 +98,5 @@ clean: ## Stop every embedded PostgreSQL under .qbench; remove it, the caches an
 	@for home in .qbench .qbench/*; do \
 	  if test -e "$$home/pg/postmaster.pid" && test -x $(BIN)/qbench; then QBENCH_HOME="$$home" $(BIN)/qbench stop; fi; \
 	done
-	rm -rf .qbench $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .qbench $(VENV) $(VENV)-audit dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -22,11 +22,14 @@ from qbench_dagster.adapters.ledger import Account
 from qbench_dagster.adapters.postgres import Database
 from qbench_dagster.adapters.reusing import check_read
 from qbench_dagster.adapters.space import Kind, Space, active_space
+from qbench_dagster.adapters.testrail_api import TestRailAPI, TestRailError
 from qbench_dagster.adapters.testrail_export import ExportError, TestRailExport
+from qbench_dagster.adapters.testrail_mirror import last_full_pull
+from qbench_dagster.adapters.testrail_pull import source_name
 from qbench_dagster.adapters.vector_source import VectorSource
 from qbench_dagster.core.indexes import IndexSettings
 from qbench_dagster.core.model import TEXT_RECIPE
-from qbench_dagster.settings import Settings, load_settings
+from qbench_dagster.settings import Settings, SettingsError, load_settings
 from qbench_dagster.wiring import (
     account,
     batch_service,
@@ -36,8 +39,12 @@ from qbench_dagster.wiring import (
     embedder,
     embedding_space,
     index_settings,
+    mirror_path,
     old_stores,
     prices,
+    source_path,
+    testrail,
+    testrail_projects,
 )
 
 log = logging.getLogger(__name__)
@@ -80,14 +87,58 @@ class ExportResource(dg.ConfigurableResource):
 
     @property
     def location(self) -> Path | None:
-        """Where the export is, None if neither the field nor QBENCH_EXPORT says."""
-        return Path(self.path) if self.path else load_settings().export
+        """Where the export is, or the mirror of TestRail in its place; None if nothing says."""
+        return Path(self.path) if self.path else source_path(load_settings())
 
-    def open(self) -> TestRailExport:
-        """Open the export in one consistent view. Raises ExportError."""
+    def open(self, *, busy_timeout_s: float | None = None) -> TestRailExport:
+        """Open the export in one consistent view; who cannot wait for a lock says for how long. Raises ExportError."""
         if self.location is None:
-            raise ExportError("No export is set. Set QBENCH_EXPORT to the path of testrail_data.db, or pass --export.")
-        return TestRailExport(self.location)
+            raise ExportError(
+                "No export is set. Set QBENCH_EXPORT to the path of testrail_data.db, or pass --export; or set "
+                "QBENCH_TESTRAIL_URL."
+            )
+        if self.location == mirror_path(load_settings()) and not self.location.exists():
+            raise ExportError(
+                f"{self.location}: TestRail was not pulled yet. Run `qbench pull`, or the job pull_testrail."
+            )
+        return TestRailExport(self.location, busy_timeout_s=busy_timeout_s)
+
+
+class TestRailResource(dg.ConfigurableResource):
+    """TestRail itself, and the file it is mirrored to."""
+
+    __test__ = False
+
+    @property
+    def is_used(self) -> bool:
+        """Whether QBENCH_TESTRAIL_URL is set."""
+        return load_settings().testrail_url is not None
+
+    @property
+    def mirror(self) -> Path:
+        """The file it is mirrored to."""
+        return mirror_path(load_settings())
+
+    @property
+    def projects(self) -> tuple[int, ...]:
+        """Ids of the projects to mirror, none for all."""
+        return testrail_projects(load_settings())
+
+    @property
+    def overlap_s(self) -> int:
+        """Seconds before the last pull from which on cases are asked for again."""
+        return load_settings().sync_overlap_s
+
+    def open(self) -> TestRailAPI:
+        """Its API; close it at the end. Raises TestRailError."""
+        try:
+            return testrail(load_settings())
+        except SettingsError as error:
+            raise TestRailError(str(error)) from None
+
+    def last_full_pull(self) -> int | None:
+        """When the last full pull was begun, in Unix seconds; None if there is none. Raises MirrorError."""
+        return last_full_pull(self.mirror, source_name(str(load_settings().testrail_url), self.projects))
 
 
 class EmbedderResource(dg.ConfigurableResource):

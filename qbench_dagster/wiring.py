@@ -24,6 +24,7 @@ from qbench_dagster.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from qbench_dagster.adapters.openai_batches import OpenAIBatches
+    from qbench_dagster.adapters.testrail_api import TestRailAPI
 
 MODELS = {
     "lexical": LexicalEmbedder.model,
@@ -44,6 +45,36 @@ def database_url(settings: Settings) -> str:
     if settings.database_url is not None:
         return settings.database_url.get_secret_value()
     return ensure_database(start_server(settings.home, settings.pg_memory_mb), "qbench")
+
+
+def source_path(settings: Settings) -> Path | None:
+    """The file cases are read from: the export, else the mirror of TestRail; None if the settings name neither."""
+    return settings.export or (mirror_path(settings) if settings.testrail_url else None)
+
+
+def mirror_path(settings: Settings) -> Path:
+    """Where TestRail is mirrored to."""
+    return settings.home.absolute() / "testrail.db"
+
+
+def testrail(settings: Settings) -> TestRailAPI:
+    """TestRail's API as the settings' user; close it at the end. Raises SettingsError for what is not set or no use."""
+    from qbench_dagster.adapters.testrail_api import TestRailAPI, TestRailError  # noqa: PLC0415 (most do not need it)
+
+    url, user, key = settings.testrail_url, settings.testrail_user, settings.testrail_api_key
+    if not (url and user and key):
+        needed = {"QBENCH_TESTRAIL_URL": url, "QBENCH_TESTRAIL_USER": user, "QBENCH_TESTRAIL_API_KEY": key}
+        missing = ", ".join(name for name, value in needed.items() if not value)
+        raise SettingsError(f"{missing}: not set. TestRail is asked with a user's name and API key (My Settings).")
+    try:
+        return TestRailAPI(url, user, key.get_secret_value())
+    except TestRailError as error:
+        raise SettingsError(str(error)) from None
+
+
+def testrail_projects(settings: Settings) -> tuple[int, ...]:
+    """Ids of the projects to mirror, none for all."""
+    return tuple(int(part) for part in (settings.testrail_projects or "").split(",") if part)
 
 
 def embedding_space(settings: Settings) -> Space:

@@ -20,7 +20,10 @@ from qbench_dagster.adapters.postgres import Database
 LONGEST_FIRST = (
     "ui/test_ui.py",
     "test_crash.py",
+    "test_chaos.py",
     "cli/test_cli.py",
+    "automation/test_fresh_load.py",
+    "automation/test_daemon.py",
     "assets/test_graph.py",
     "cli/test_paid_cli.py",
     "cli/test_spaces.py",
@@ -62,8 +65,12 @@ def server_home() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def server_url(server_home: Path) -> str:
-    """URL of the server's `postgres` database."""
-    return start_server(server_home, memory_mb=1024)
+    """URL of the server's `postgres` database. It need not survive a power cut: most commits of a test are tiny."""
+    url = start_server(server_home, memory_mb=1024)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("SELECT pg_reload_conf()")
+    return url
 
 
 @pytest.fixture

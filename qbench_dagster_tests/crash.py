@@ -12,8 +12,6 @@ import hashlib
 import os
 import random
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +26,8 @@ from psycopg import sql
 
 from qbench_dagster.adapters.embedded import start_server, stop_server
 from qbench_dagster.adapters.postgres import ensure_database
+from qbench_dagster_tests.chaos.warm import Run
+from qbench_dagster_tests.terminal import starter
 
 DIMENSIONS = 256
 SPACE = f"space_lexical_{DIMENSIONS}"
@@ -62,6 +62,8 @@ class Home:
     path: Path
     export: Path
     lasted: list[float] = field(default_factory=list)
+    cold: bool = False
+    """Whether each run begins with a new interpreter, as from a shell, or is forked from one that is warm."""
 
     def environment(self) -> dict[str, str]:
         """Settings: small vectors, a few partitions."""
@@ -72,43 +74,33 @@ class Home:
             "QBENCH_DIMENSIONS": str(DIMENSIONS), "QBENCH_PARTITION_CASES": "300", "QBENCH_TARGET_RECALL": "0.8",
         }  # fmt: skip
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> Run:
         """`qbench run` in a process group of its own."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "qbench_dagster.cli", "run", "--json"],
-            env=self.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        return starter().start(self.path / "run", ["run", "--json"], self.environment(), cold=self.cold)
 
     def run(self) -> None:
         """A run that has to succeed, on a server that is up."""
         start_server(self.path, 256)
         began = time.monotonic()
-        process = self.start()
-        _, said = process.communicate(timeout=600)
+        run = self.start()
+        code = starter().wait(run, 600)
         self.lasted.append(time.monotonic() - began)
-        if process.returncode:
-            raise RuntimeError(f"qbench run ended with {process.returncode}\n{said.decode()[-3000:]}")
+        if code:
+            raise RuntimeError(f"qbench run ended with {code}\n{run.told[-3000:]}")
 
     def run_and_kill(self, after: float, victim: str) -> bool:
         """Start a run and SIGKILL `victim` (`qbench` or `postgres`); whether the run was still under way."""
-        process = self.start()
+        run = self.start()
         try:
-            process.wait(after)
-        except subprocess.TimeoutExpired:
+            starter().wait(run, after)
+        except TimeoutError:
             if victim == "postgres":
                 self.postmaster().kill()  # its children see their parent die, as after the OOM killer
-                process.wait(300)
+                starter().wait(run, 300)
             else:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait(30)
+                run.kill()
+                starter().wait(run, 30)
             return True
-        finally:
-            if process.stderr is not None:
-                process.stderr.close()
         return False
 
     def postmaster(self) -> psutil.Process:
@@ -178,11 +170,11 @@ def _digest(connection: psycopg.Connection, query: sql.Composed) -> tuple[int, s
 
 
 @contextmanager
-def new_home(export: Path) -> Iterator[Home]:
+def new_home(export: Path, *, cold: bool = False) -> Iterator[Home]:
     """A home that is removed afterwards; its path is short, for the limit of socket paths."""
     path = Path(tempfile.mkdtemp(prefix="qbk"))
     path.chmod(0o755)
-    home = Home(path, export)
+    home = Home(path, export, cold=cold)
     try:
         yield home
     finally:
@@ -230,7 +222,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=729)
     options = parser.parse_args()
     export, bad = options.export.absolute(), 0
-    with new_home(export) as clean, new_home(export) as killed:
+    with new_home(export, cold=True) as clean, new_home(export, cold=True) as killed:
         clean.run()
         expected, lasted = clean.published(), clean.lasted[0]
         print(f"clean run: {lasted:.1f} s; {', '.join(f'{n} {rows}' for n, (rows, _) in expected.items())}")  # noqa: T201

@@ -11,6 +11,7 @@ from typing import Any
 
 from qbench_dagster.adapters.embedders import LexicalEmbedder
 from qbench_dagster.adapters.embedding import embed_missing
+from qbench_dagster.adapters.history import PublishingRun
 from qbench_dagster.adapters.indexing import Build, ensure_index
 from qbench_dagster.adapters.landing import Landed, land_cases, land_lookups
 from qbench_dagster.adapters.ledger import Account
@@ -137,6 +138,7 @@ def run_pipeline(
     target: int = 5000,
     keys: Iterable[str] = (),
     max_delete_share: float = 0.2,
+    run: PublishingRun | None = None,
 ) -> Outcome:
     """All stages over all ranges, through the adapters the assets call. `keys` are ranges that exist already."""
     with TestRailExport(path) as export:
@@ -155,7 +157,7 @@ def run_pipeline(
             done = Embedding()
             embed_missing(database, space, kind, [case_range], embedder, Account("test"), lambda _: None, done)
             outcome.embedded[key, kind] = done.partitions[key]
-        outcome.published[key] = publish_cases(database, space, case_range)
+        outcome.published[key] = publish_cases(database, space, case_range, run, max_delete_share=max_delete_share)
     publish_face(database, space)
     for kind in KINDS:
         outcome.builds[kind] = ensure_index(database, space, kind, index, lambda *_: None)

@@ -9,7 +9,7 @@ import pytest
 from qbench_dagster.adapters.sample_writer import write_sample
 from qbench_dagster_tests.crash import SPACE, Home, different, draw_moments, kill_once, new_home
 
-CASES = 1500
+CASES = 700
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,8 @@ PYTHON, SQL = {"python", "postgres"}, {"postgres"}
 
 # asset: (upstream assets, group, kinds, partitions)
 ASSETS: dict[str, tuple[set[str], str, set[str], str | None]] = {
-    "sqlite_cases": (set(), "source", {"sqlite", "postgres"}, RANGES),
+    "testrail_mirror": (set(), "source", {"python", "sqlite"}, None),
+    "sqlite_cases": ({"testrail_mirror"}, "source", {"sqlite", "postgres"}, RANGES),
     "normalized_testdocs": ({"sqlite_cases"}, "source", PYTHON, RANGES),
     "reused_vectors": ({"normalized_testdocs"}, "embedding_space", {*PYTHON, "qdrant"}, None),
     "embedding_plan": ({"normalized_testdocs"}, "embedding_space", PYTHON, None),
@@ -32,6 +33,7 @@ ASSETS: dict[str, tuple[set[str], str, set[str], str | None]] = {
 
 # check: whether it blocks what is downstream of its asset
 CHECKS = {
+    "testrail_mirror:every_project_is_readable": False,
     "sqlite_cases:every_source_row_landed": True,
     "normalized_testdocs:every_landed_case_is_staged_or_rejected": True,
     "reused_vectors:reused_vectors_equal_their_source": True,
@@ -61,7 +63,7 @@ CHECKS = {
 
 PARTITIONED = {name for name, (_, _, _, partitions) in ASSETS.items() if partitions}
 WHOLE = set(ASSETS) - PARTITIONED
-INLINE_WARNINGS = {"reused_vectors:stored_vectors_do_not_conflict"}
+INLINE_WARNINGS = {"reused_vectors:stored_vectors_do_not_conflict", "testrail_mirror:every_project_is_readable"}
 TABLE_CHECKS = {name for name, blocks in CHECKS.items() if not blocks} - INLINE_WARNINGS
 INDEX_AND_REPORT = {"hnsw_index", "parity_report"}
 
@@ -80,6 +82,7 @@ JOBS: dict[str, tuple[set[str], set[str], str | None]] = {
     ),
     "index_and_report": (INDEX_AND_REPORT, {c for c in CHECKS if c.split(":")[0] in INDEX_AND_REPORT}, None),
     "reuse_vectors": ({"reused_vectors"}, {c for c in CHECKS if c.startswith("reused_vectors:")}, None),
+    "pull_testrail": ({"testrail_mirror"}, {"testrail_mirror:every_project_is_readable"}, None),
     "plan_embeddings": ({"embedding_plan"}, set(), None),
     "check_tables": (set(), TABLE_CHECKS, None),
     "plan_case_ranges": (set(), set(), None),
@@ -131,12 +134,22 @@ def test_jobs_select_this() -> None:
 def test_sensors_are_these_and_run_by_themselves() -> None:
     sensors = {sensor.name: sensor for sensor in defs.sensors or []}
     assert {name: sensor.job_name for name, sensor in sensors.items()} == {
+        "testrail_pulls": "pull_testrail",
+        "export_changes": "load_cases",
         "embedding_batches": "load_cases",
-        "index_after_batches": "index_and_report",
+        "index_after_loads": "index_and_report",
     }
     for sensor in sensors.values():
         assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
         assert len(sensor.description or "") > 40
+
+
+def test_the_schedule_is_this_and_runs_by_itself() -> None:
+    (schedule,) = defs.schedules or []
+    assert isinstance(schedule, dg.ScheduleDefinition)
+    assert (schedule.name, schedule.job_name) == ("nightly_reconcile", "load_cases")
+    assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
+    assert len(schedule.description or "") > 40
 
 
 def test_no_whole_asset_is_in_a_partitioned_job() -> None:
@@ -187,7 +200,7 @@ def test_a_resource_can_be_replaced() -> None:
     replaced = build_definitions(export=ExportResource(path="elsewhere.db"))
     assert replaced.resources is not None
     assert replaced.resources["export"].path == "elsewhere.db"
-    assert set(replaced.resources) == {"postgres", "export", "embedder", "old_store", "progress"}
+    assert set(replaced.resources) == {"postgres", "export", "testrail", "embedder", "old_store", "progress"}
 
 
 def test_loading_touches_no_database_and_no_export(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ WIRING = {"settings", *ADAPTERS}
 RESOURCES = {"wiring", *WIRING}
 PARTITIONS = {"adapters.testrail_export", *CORE}
 ASSETS = {"assets", "partitions", "progress", "resources", *ADAPTERS}
-AUTOMATION = {"checks", "settings", *ASSETS}
+AUTOMATION = {"automation", "checks", "settings", *ASSETS}
 ALLOWED: dict[str, set[str]] = {
     "core": CORE,
     "adapters": ADAPTERS,
@@ -35,8 +35,8 @@ ALLOWED: dict[str, set[str]] = {
     "assets": ASSETS,
     "checks": ASSETS,
     "automation": AUTOMATION,
-    "definitions": {"automation", *AUTOMATION},
-    "cli": {"cli", "dagster_home", "definitions", "automation", *RESOURCES, *AUTOMATION},
+    "definitions": AUTOMATION,
+    "cli": {"cli", "dagster_home", "definitions", *RESOURCES, *AUTOMATION},
 }
 """What each module or package directly under qbench_dagster may import of it."""
 

@@ -107,6 +107,7 @@ SELECT count(DISTINCT text_hash) FROM store.test_steps;
 -- order asked.
 SELECT CASE WHEN d.test_case_id IS NOT NULL THEN 'published'
             WHEN r.case_id IS NOT NULL OR x.case_id IS NOT NULL THEN 'rejected'
+            WHEN k.test_case_id IS NOT NULL THEN 'rolled back'
             WHEN l.id IS NOT NULL THEN 'not published' ELSE 'gone' END,
        CASE :'kind' WHEN 'doc' THEN coalesce(d.text_hash = c.text_hash, false)
             ELSE EXISTS (SELECT FROM store.test_steps s WHERE s.test_case_id = c.case_id AND s.text_hash = c.text_hash) END
@@ -114,5 +115,6 @@ FROM unnest(:'case_ids'::bigint[], :'hashes'::bytea[]) WITH ORDINALITY AS c (cas
 LEFT JOIN store.test_documents d ON d.test_case_id = c.case_id
 LEFT JOIN landing.cases l ON l.id = c.case_id AND l.removed_at IS NULL
 LEFT JOIN staging.rejects r ON r.case_id = l.id
+LEFT JOIN store.holds k ON k.test_case_id = l.id
 LEFT JOIN LATERAL (SELECT w.case_id FROM landing.rejected_rows w WHERE w.case_id = c.case_id LIMIT 1) x ON true
 ORDER BY c.n;

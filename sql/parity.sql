@@ -1,7 +1,7 @@
 -- The invariants, asked of the whole database.
 
 -- name: unaccounted_cases
--- What is due to be normalised is what normalize.sql calls due.
+-- What is due to be normalised is what normalize.sql calls due. What a rollback holds is accounted for by the hold.
 SELECT c.id AS case_id,
        CASE WHEN s.case_id IS NULL AND r.case_id IS NULL THEN 'landed, but not normalised: materialise normalized_testdocs'
             WHEN h.due THEN 'normalised as it was before: materialise normalized_testdocs, and what follows it'
@@ -14,21 +14,23 @@ LEFT JOIN landing.case_types t ON t.key = c.type_key
 LEFT JOIN store.test_documents d ON d.test_case_id = c.id
 LEFT JOIN staging.rejects r ON r.case_id = c.id
 LEFT JOIN staging.test_documents s ON s.case_id = c.id
+LEFT JOIN store.holds k ON k.test_case_id = c.id
 CROSS JOIN LATERAL (
     SELECT coalesce(s.input_hash, r.input_hash) IS DISTINCT FROM
            sha256(c.content_hash || convert_to(concat_ws(E'\x1f', n.path, '', p.name, '', t.name), 'UTF8'))
            OR coalesce(s.recipe, r.recipe) <> :'recipe' AS due
 ) h
 WHERE c.removed_at IS NULL
-  AND (h.due OR (s.case_id IS NOT NULL AND d.doc_hash IS DISTINCT FROM s.doc_hash))
+  AND (h.due OR (s.case_id IS NOT NULL AND k.test_case_id IS NULL AND d.doc_hash IS DISTINCT FROM s.doc_hash))
 UNION ALL
 SELECT d.test_case_id, 'published, but not in the source any more'
 FROM store.test_documents d
 LEFT JOIN landing.cases c ON c.id = d.test_case_id AND c.removed_at IS NULL
-WHERE c.id IS NULL
+WHERE c.id IS NULL AND NOT EXISTS (SELECT FROM store.holds k WHERE k.test_case_id = d.test_case_id)
 UNION ALL
 SELECT d.test_case_id, 'published and rejected at once'
 FROM store.test_documents d JOIN staging.rejects r ON r.case_id = d.test_case_id
+WHERE NOT EXISTS (SELECT FROM store.holds k WHERE k.test_case_id = d.test_case_id)
 UNION ALL
 SELECT s.case_id, 'normalised, but not in the source any more: materialise normalized_testdocs'
 FROM staging.test_documents s
@@ -111,13 +113,10 @@ LEFT JOIN (
 ORDER BY d.case_id;
 
 -- name: rejects
-SELECT case_id, reason, detail FROM staging.rejects
-UNION ALL
-SELECT case_id, reason, detail FROM landing.rejected_rows
-ORDER BY reason, case_id LIMIT 1000;
+SELECT case_id, reason, detail FROM store.rejects ORDER BY reason, case_id LIMIT 1000;
 
 -- name: cases_and_texts
--- What the source says beside what is published for it.
+-- What the source says beside what is published for it. What a rollback holds is of an older source.
 SELECT c.id,
        jsonb_build_object('preconditions', c.raw -> 'preconditions', 'steps', c.raw -> 'steps',
                           'steps_separated', c.raw -> 'steps_separated', 'steps_combined', c.raw -> 'steps_combined'),
@@ -127,6 +126,7 @@ SELECT c.id,
 FROM landing.cases c
 JOIN store.test_documents d ON d.test_case_id = c.id
 WHERE c.removed_at IS NULL
+  AND NOT EXISTS (SELECT FROM store.holds k WHERE k.test_case_id = c.id)
   AND c.raw ?| ARRAY['preconditions', 'steps', 'steps_separated', 'steps_combined'];
 
 -- name: completeness

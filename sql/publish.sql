@@ -1,26 +1,50 @@
 -- The store room: complete cases of staging, set-based, one transaction a partition.
 
--- name: delete_gone
--- Cases that staging no longer holds: removed from the source, or rejected since. Steps go with them.
-DELETE FROM store.test_documents t
-WHERE t.test_case_id >= :'lower' AND t.test_case_id < :'upper'
-  AND NOT EXISTS (SELECT FROM staging.test_documents s WHERE s.case_id = t.test_case_id);
-
--- name: hold_face
--- Until the end of the transaction: no cut-over moves reads between the question below and the commit of what follows.
-SELECT pg_advisory_xact_lock_shared(hashtext('public face'));
+-- name: lift_holds
+-- What a rollback put back is left as it is until the source changes again.
+DELETE FROM store.held_cases h
+WHERE h.test_case_id >= :'lower' AND h.test_case_id < :'upper'
+  AND h.staged_hash IS DISTINCT FROM (
+      SELECT s.doc_hash FROM staging.test_documents s WHERE s.case_id = h.test_case_id);
 
 -- name: create_due
-CREATE TEMPORARY TABLE due (case_id bigint PRIMARY KEY) ON COMMIT DROP;
+-- What is about to change, by the hash of what is published now (null: nothing) and of what will be.
+CREATE TEMPORARY TABLE due (case_id bigint PRIMARY KEY, before_hash bytea, after_hash bytea) ON COMMIT DROP;
+
+-- name: select_gone
+-- Cases that staging no longer holds: removed from the source, or rejected since.
+INSERT INTO pg_temp.due (case_id, before_hash)
+SELECT t.test_case_id, t.doc_hash
+FROM store.test_documents t
+WHERE t.test_case_id >= :'lower' AND t.test_case_id < :'upper'
+  AND NOT EXISTS (SELECT FROM staging.test_documents s WHERE s.case_id = t.test_case_id)
+  AND NOT EXISTS (SELECT FROM store.held_cases h WHERE h.test_case_id = t.test_case_id);
+
+-- name: removals
+-- Of each range with a case to take away: how many are published, how many of them would go, and a few of those.
+SELECT r.key, d.published, cardinality(g.ids) AS gone, g.ids[:5] AS examples
+FROM unnest(:'keys'::text[], :'lowers'::bigint[], :'uppers'::bigint[]) AS r (key, lower, upper)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS published FROM store.test_documents
+    WHERE test_case_id >= r.lower AND test_case_id < r.upper) d
+CROSS JOIN LATERAL (
+    SELECT array_agg(t.test_case_id ORDER BY t.test_case_id) AS ids
+    FROM store.test_documents t
+    WHERE t.test_case_id >= r.lower AND t.test_case_id < r.upper
+      AND NOT EXISTS (SELECT FROM staging.test_documents s WHERE s.case_id = t.test_case_id)
+      AND NOT EXISTS (SELECT FROM store.holds h WHERE h.test_case_id = t.test_case_id)) g
+WHERE g.ids IS NOT NULL
+ORDER BY r.lower;
 
 -- name: select_due
 -- Changed since it was published, and complete: the document and every step have their vector.
-INSERT INTO pg_temp.due (case_id)
-SELECT s.case_id
+INSERT INTO pg_temp.due (case_id, before_hash, after_hash)
+SELECT s.case_id, t.doc_hash, s.doc_hash
 FROM staging.test_documents s
 LEFT JOIN store.test_documents t ON t.test_case_id = s.case_id
 WHERE s.case_id >= :'lower' AND s.case_id < :'upper'
   AND t.doc_hash IS DISTINCT FROM s.doc_hash
+  AND NOT EXISTS (SELECT FROM store.held_cases h WHERE h.test_case_id = s.case_id)
   AND EXISTS (SELECT FROM :"space".doc_embeddings e WHERE e.text_hash = s.text_hash)
   AND NOT EXISTS (
       SELECT FROM staging.test_steps p
@@ -29,6 +53,10 @@ WHERE s.case_id >= :'lower' AND s.case_id < :'upper'
 
 -- name: analyze_due
 ANALYZE pg_temp.due;
+
+-- name: delete_gone
+-- Steps and whatever else belongs to a case go with it.
+DELETE FROM store.test_documents WHERE test_case_id IN (SELECT case_id FROM pg_temp.due WHERE after_hash IS NULL);
 
 -- name: upsert_documents
 INSERT INTO store.test_documents AS t (
@@ -103,22 +131,29 @@ WHERE d.test_case_id >= :'lower' AND d.test_case_id < :'upper'
 ON CONFLICT (test_case_id) DO UPDATE SET words = excluded.words, recipe = excluded.recipe;
 
 -- name: due_ranges
--- Ranges with a case to publish, complete or not, or to take away, or one whose words are missing or of an older recipe.
+-- Ranges with a case to publish, complete or not, or to take away, one that is not to be held any more, or one whose
+-- words are missing or of an older recipe.
 SELECT r.key FROM unnest(:'keys'::text[], :'lowers'::bigint[], :'uppers'::bigint[]) AS r (key, lower, upper)
 WHERE EXISTS (
     SELECT FROM staging.test_documents s LEFT JOIN store.test_documents t ON t.test_case_id = s.case_id
-    WHERE s.case_id >= r.lower AND s.case_id < r.upper AND t.doc_hash IS DISTINCT FROM s.doc_hash)
+    WHERE s.case_id >= r.lower AND s.case_id < r.upper AND t.doc_hash IS DISTINCT FROM s.doc_hash
+      AND NOT EXISTS (SELECT FROM store.held_cases h WHERE h.test_case_id = s.case_id))
 OR EXISTS (
     SELECT FROM store.test_documents t LEFT JOIN staging.test_documents s ON s.case_id = t.test_case_id
-    WHERE t.test_case_id >= r.lower AND t.test_case_id < r.upper AND s.case_id IS NULL)
+    WHERE t.test_case_id >= r.lower AND t.test_case_id < r.upper AND s.case_id IS NULL
+      AND NOT EXISTS (SELECT FROM store.held_cases h WHERE h.test_case_id = t.test_case_id))
+OR EXISTS (
+    SELECT FROM store.held_cases h LEFT JOIN staging.test_documents s ON s.case_id = h.test_case_id
+    WHERE h.test_case_id >= r.lower AND h.test_case_id < r.upper AND s.doc_hash IS DISTINCT FROM h.staged_hash)
 OR EXISTS (
     SELECT FROM store.test_documents t
     LEFT JOIN store.test_words w ON w.test_case_id = t.test_case_id AND w.recipe = store.words_recipe()
     WHERE t.test_case_id >= r.lower AND t.test_case_id < r.upper AND w.test_case_id IS NULL);
 
 -- name: partition_counts
-SELECT r.key, c.landed + j.kept_aside AS source_cases, d.published, x.rejected + j.kept_aside AS rejected,
-       i.incomplete, p.steps
+-- A case that a rollback keeps out counts as rejected. One that it brought back is published beside what the source has.
+SELECT r.key, c.landed + j.kept_aside AS source_cases, d.published, x.rejected + j.kept_aside + h.kept_out AS rejected,
+       i.incomplete, p.steps, h.held, h.brought_back
 FROM unnest(:'keys'::text[], :'lowers'::bigint[], :'uppers'::bigint[]) AS r (key, lower, upper)
 CROSS JOIN LATERAL (
     SELECT count(*) AS landed FROM landing.cases
@@ -136,15 +171,22 @@ CROSS JOIN LATERAL (
     SELECT count(*) AS steps FROM store.test_steps
     WHERE test_case_id >= r.lower AND test_case_id < r.upper) p
 CROSS JOIN LATERAL (
+    SELECT count(*) AS held, count(*) FILTER (WHERE NOT published) AS kept_out,
+           count(*) FILTER (WHERE published AND staged_hash IS NULL) AS brought_back
+    FROM store.holds WHERE test_case_id >= r.lower AND test_case_id < r.upper) h
+CROSS JOIN LATERAL (
     SELECT count(*) AS incomplete
     FROM staging.test_documents s LEFT JOIN store.test_documents t ON t.test_case_id = s.case_id
-    WHERE s.case_id >= r.lower AND s.case_id < r.upper AND t.doc_hash IS DISTINCT FROM s.doc_hash) i
+    WHERE s.case_id >= r.lower AND s.case_id < r.upper AND t.doc_hash IS DISTINCT FROM s.doc_hash
+      AND NOT EXISTS (SELECT FROM store.held_cases h
+                      WHERE h.test_case_id = s.case_id AND h.staged_hash = s.doc_hash)) i
 ORDER BY r.lower;
 
 -- name: incomplete_cases
 SELECT s.case_id
 FROM staging.test_documents s LEFT JOIN store.test_documents t ON t.test_case_id = s.case_id
 WHERE s.case_id >= :'lower' AND s.case_id < :'upper' AND t.doc_hash IS DISTINCT FROM s.doc_hash
+  AND NOT EXISTS (SELECT FROM store.held_cases h WHERE h.test_case_id = s.case_id AND h.staged_hash = s.doc_hash)
 ORDER BY s.case_id LIMIT 10;
 
 -- name: analyze_documents
@@ -157,10 +199,6 @@ ORDER BY attnum;
 
 -- name: drop_views
 DROP VIEW IF EXISTS qbench.test_documents, qbench.test_steps;
-
--- name: wait_briefly
--- Who waits for a view that is being read makes all later readers wait behind it.
-SELECT set_config('lock_timeout', '200ms', true);
 
 -- name: readers
 -- Who holds a lock on the views, the longest first.

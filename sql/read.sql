@@ -6,7 +6,9 @@ SELECT
         + (SELECT count(*) FROM landing.rejected_rows) AS source_cases,
     (SELECT count(*) FROM landing.cases WHERE removed_at IS NOT NULL) AS tombstones,
     (SELECT count(*) FROM store.test_documents) AS published,
-    (SELECT count(*) FROM staging.rejects) + (SELECT count(*) FROM landing.rejected_rows) AS rejected,
+    (SELECT count(*) FROM store.rejects) AS rejected,
+    (SELECT count(*) FROM store.holds) AS held,
+    (SELECT count(*) FROM store.holds WHERE published AND staged_hash IS NULL) AS brought_back,
     (SELECT count(*) FROM store.test_steps) AS steps,
     (SELECT count(*) FROM store.test_preconditions) AS preconditions,
     (SELECT count(*) FROM store.test_related_issues) AS related_issues,
@@ -14,8 +16,7 @@ SELECT
 
 -- name: rejects_by_reason
 SELECT reason, count(*) AS cases, min(detail) AS example
-FROM (SELECT reason, detail FROM staging.rejects UNION ALL SELECT reason, detail FROM landing.rejected_rows) r
-GROUP BY reason ORDER BY reason;
+FROM store.rejects GROUP BY reason ORDER BY reason;
 
 -- name: spaces
 SELECT s.name, s.model, s.dimensions, s.vector_type, s.active,

@@ -33,6 +33,11 @@ SELECT to_regclass('store.schema_versions') IS NOT NULL;
 -- name: schema_versions
 SELECT name, checksum FROM store.schema_versions;
 
+-- name: oldest_transactions
+SELECT pid, usename, application_name FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
+ORDER BY xact_start LIMIT 3;
+
 -- name: record_schema_version
 INSERT INTO store.schema_versions (name, checksum) VALUES (:'name', :'checksum');
 
@@ -49,20 +54,29 @@ SELECT pg_try_advisory_lock(hashtext(:'name'));
 -- name: advisory_lock
 SELECT pg_advisory_lock(hashtext(:'name'));
 
--- name: lock_range
--- Two runs over the same case range take turns, stage by stage.
-SELECT pg_advisory_xact_lock(hashtext('qbench ' || :'key'));
+-- name: try_lock_exclusive
+SELECT pg_try_advisory_xact_lock(hashtext(:'name'));
+
+-- name: lock_exclusive
+SELECT pg_advisory_xact_lock(hashtext(:'name'));
+
+-- name: try_lock_shared
+SELECT pg_try_advisory_xact_lock_shared(hashtext(:'name'));
+
+-- name: lock_shared
+SELECT pg_advisory_xact_lock_shared(hashtext(:'name'));
 
 -- name: advisory_unlock
 SELECT pg_advisory_unlock(hashtext(:'name'));
 
--- name: advisory_lock_holder
-SELECT a.pid, a.application_name
+-- name: advisory_lock_holders
+-- Other roles' sessions hide when they began.
+SELECT a.pid, a.application_name, to_char(coalesce(a.xact_start, a.state_change), 'YYYY-MM-DD HH24:MI:SS') AS since
 FROM pg_locks l JOIN pg_stat_activity a USING (pid)
 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
   AND l.objid::bigint = (hashtext(:'name')::bigint & 4294967295)
-LIMIT 1;
+ORDER BY since NULLS LAST LIMIT 3;
 
 -- name: database_exists
 SELECT EXISTS (SELECT FROM pg_database WHERE datname = :'name');
@@ -89,6 +103,19 @@ SELECT has_schema_privilege(:'name', 'CREATE') OR EXISTS (
 -- name: create_schema
 CREATE SCHEMA IF NOT EXISTS :"name";
 
+-- name: wait_briefly
+-- Who waits for a table or view that is being read makes all later readers wait behind it.
+SELECT set_config('lock_timeout', '200ms', true);
+
 -- name: flush_counters
 -- What this session wrote is counted now, not up to 10 s later.
 SELECT pg_stat_force_next_flush();
+
+-- name: become_owner
+-- The role is one of the server, the rooms are of this database: only where sql/roles.sql gave it those.
+SELECT set_config('role', o.rolname, :'local')
+FROM pg_namespace n JOIN pg_roles o ON o.oid = n.nspowner
+WHERE n.nspname = 'store' AND o.rolname = 'qbench_owner' AND pg_has_role(session_user, o.oid, 'MEMBER');
+
+-- name: step_down
+RESET ROLE;

@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
+import psycopg
+
 from qbench_dagster.adapters.comparing import ComparisonSettings
 from qbench_dagster.adapters.indexing import ensure_index
 from qbench_dagster.adapters.ledger import spent
@@ -186,8 +188,8 @@ def purge(database: Database, name: str) -> dict[str, Any]:
     space = find_space(database, name)
     with (
         writing(database, space),
-        database.exclusive(FACE_LOCK),
-        database.connection("purge", long=True) as connection,
+        database.exclusive(FACE_LOCK, queue=True),
+        database.connection("purge", long=True, owner=True) as connection,
         connection.transaction(),
     ):
         active = fetch_value(connection, statement("embed.sql", "active"))
@@ -197,7 +199,11 @@ def purge(database: Database, name: str) -> dict[str, Any]:
         if dependents:
             raise DatabaseError(f"{name} is read by {', '.join(dependents)}. Drop them first.")
         freed = fetch_value(connection, statement("cutover.sql", "bytes_of"), space=name)
-        connection.execute(statement("cutover.sql", "drop_schema", space=name))
+        connection.execute(statement("setup.sql", "wait_briefly"))  # meanwhile nobody publishes
+        try:
+            connection.execute(statement("cutover.sql", "drop_schema", space=name))
+        except psycopg.errors.LockNotAvailable:
+            raise DatabaseError(f"{name} is in use: a run or a report reads it. Let that end, then again.") from None
         connection.execute(statement("cutover.sql", "forget"), {"space": name})
     return {"name": name, "bytes": freed}
 
@@ -268,7 +274,10 @@ def fill_command(space: Space) -> str:
 
 
 def _swap(database: Database, source: Space, target: Space, by: str, report_id: int | None) -> None:
-    with database.exclusive(FACE_LOCK), database.connection("cut over", long=True) as connection:
+    with (
+        database.exclusive(FACE_LOCK, queue=True),
+        database.connection("cut over", long=True, owner=True) as connection,
+    ):
         # While the lock is held nobody publishes, so what holds now holds at the commit.
         active = fetch_value(connection, statement("embed.sql", "active"))
         if active != source.name:

@@ -58,7 +58,7 @@ def ensure_index(database: Database, space: Space, kind: Kind, settings: IndexSe
     table = table_of(kind)
     with (
         database.exclusive(f"index of {space.name}.{table}"),
-        database.connection(f"index {kind}", long=True) as connection,
+        database.connection(f"index {kind}", long=True, owner=True) as connection,
     ):
         work = Building(database, connection, space, table, settings, progress)
         return _Ensuring(work, kind).run()

@@ -11,9 +11,10 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from qbench_dagster.adapters.postgres import Connection, Database, JsonText, fetch_value
+from qbench_dagster.adapters.export_values import json_text
+from qbench_dagster.adapters.postgres import Connection, Database, JsonText, fetch_value, hold_lock, lock_range
 from qbench_dagster.adapters.sql import statement
-from qbench_dagster.adapters.testrail_export import LOOKUP_TABLES, SourceRow, TestRailExport, json_text
+from qbench_dagster.adapters.testrail_export import LOOKUP_TABLES, SourceRow, TestRailExport
 from qbench_dagster.core.model import RejectReason, Section
 from qbench_dagster.core.normalize import MAX_BYTES
 from qbench_dagster.core.ranges import CaseRange, columns_of
@@ -58,6 +59,7 @@ def land_lookups(
     """
     written = 0
     with database.connection("land look-ups", long=True) as connection, connection.transaction():
+        hold_lock(connection, "look-ups")  # two runs that write the same rows in another order could deadlock
         for table in LOOKUP_TABLES:
             rows = _with_own_key(export.lookup(table))
             values = {"rows": json_text(rows)}
@@ -129,7 +131,7 @@ def land_cases(database: Database, export: TestRailExport, case_range: CaseRange
     rejected: list[_RejectedRow] = []
     outgrown: list[int] = []
     with database.connection(f"land {case_range.key}", long=True) as connection, connection.transaction():
-        connection.execute(statement("setup.sql", "lock_range"), {"key": case_range.key})
+        lock_range(connection, case_range.key, last=case_range.is_last)
         known: dict[int, bytes] = dict(
             connection.execute(statement("land.sql", "known_hashes"), bounds, binary=True).fetchall()
         )
@@ -205,7 +207,7 @@ def _guard_deletes(where: str, gone: Collection[int], before: int, max_share: fl
         f"{where}: {len(gone):,} of {its} {before:,} cases are gone from the export (for instance {examples}). "
         f"That is more than {max_share:.0%}, as if the export were cut off. Nothing of {whole} was changed. "
         "Check the export. If the cases are meant to go, run once with --allow-deletes "
-        "(in the UI: allow_deletes: true in the config of sqlite_cases)."
+        "(in the UI: allow_deletes: true in the config of sqlite_cases and of pg_tables)."
     )
 
 

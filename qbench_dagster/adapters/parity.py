@@ -35,7 +35,7 @@ from qbench_dagster.core.ranges import CaseRange
 from qbench_dagster.core.words import has_words, lost_words
 
 BATCH = 500
-CHECKS_VERSION = 4
+CHECKS_VERSION = 5
 """Raise when an invariant is evaluated differently, so that no older report is reused."""
 
 
@@ -192,6 +192,8 @@ def _privileges(connection: Connection, database: Database) -> parity.Finding:
         excess = fetch_dicts(
             connection, statement("parity.sql", "excess_privileges"), vector_schema=database.vector_schema
         )
+    excess += fetch_dicts(connection, statement("privileges.sql", "excess_of_pipeline"))
+    missing += fetch_dicts(connection, statement("privileges.sql", "missing_of_pipeline"))
     return parity.least_privilege(excess, missing)
 
 

@@ -1,99 +1,56 @@
-"""Connections to the PostgreSQL that is filled: checked, migrated, pooled, named and timed on purpose.
+"""Connections to the PostgreSQL that is filled: pooled, named, timed and in the right role; and the locks of runs.
 
 What is asked of the database is in the modules named for the rooms; here is only how to talk to it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, LiteralString, cast
-from urllib.parse import unquote, urlsplit, urlunsplit
+from typing import LiteralString
+from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
-from psycopg import pq, sql
-from psycopg.adapt import Dumper
-from psycopg.conninfo import conninfo_to_dict
-from psycopg.rows import TupleRow, dict_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from qbench_dagster.adapters.sql import read_file, script, sql_folder, statement
+from qbench_dagster.adapters.connecting import (
+    CONNECT_TIMEOUT_S,
+    Connection,
+    DatabaseError,
+    JsonText,
+    become_owner,
+    connect,
+    fetch_dicts,
+    fetch_value,
+    without_password,
+)
+from qbench_dagster.adapters.migrating import check_server, ensure_vector, migrate
+from qbench_dagster.adapters.sql import statement
+
+__all__ = [
+    "Connection",
+    "Database",
+    "DatabaseError",
+    "JsonText",
+    "check_reachable",
+    "ensure_database",
+    "ensure_schema",
+    "fetch_dicts",
+    "fetch_value",
+    "hold_lock",
+    "lock_all_ranges",
+    "lock_range",
+    "without_password",
+]
 
 log = logging.getLogger(__name__)
 
-Connection = psycopg.Connection[TupleRow]
-
-
-class JsonText(str):
-    """JSON that is text already: dumped as jsonb without parsing and printing it again."""
-
-    __slots__ = ()
-
-
-class _JsonTextDumper(Dumper):
-    format = pq.Format.BINARY
-    oid = psycopg.adapters.types["jsonb"].oid
-
-    def dump(self, obj: str) -> bytes:
-        return b"\x01" + obj.encode()  # 1 is the version of jsonb's binary format
-
-
-psycopg.adapters.register_dumper(JsonText, _JsonTextDumper)
-
-OLDEST_SERVER = 150000
-OLDEST_PGVECTOR = (0, 8)
-CONNECT_TIMEOUT_S = 15
 LOCK_TIMEOUT = {"short": "60s", "long": "600s"}
 """How long to wait for somebody else's lock; a load may wait for another run over the same case range."""
-SHOWN_PARAMETERS = {"host", "hostaddr", "port", "dbname", "user", "sslmode"}
-
-
-class DatabaseError(RuntimeError):
-    """The database cannot be used; the text says what was found and what to do. It holds no password."""
-
-
-def without_password(url: str) -> str:
-    """`url` fit to be shown: user, host and database, never the password or query secrets.
-
-    urlsplit would take a part of a password with a bare `/`, `?`, `#` or `@` for the host or the path.
-    """
-    scheme, _, rest = url.partition("://")
-    head, _, query = rest.partition("?")
-    credentials, at, where = head.rpartition("@")
-    user = re.split("[:/?#@]", credentials or head, maxsplit=1)[0]
-    if "@" in query:  # a password with a bare ?, or a parameter with a bare @: nobody can tell
-        return f"{scheme}://{user}@…"
-    shown = "&".join(part for part in query.split("&") if unquote(part.split("=", 1)[0]) in SHOWN_PARAMETERS)
-    return f"{scheme}://{user if at else ''}{at}{where}" + (f"?{shown}" if shown else "")
-
-
-def _connect(url: str, *, autocommit: bool = False) -> Connection:
-    """A first connection. Raises DatabaseError, without the password or a part of it."""
-    scheme, _, rest = url.partition("://")
-    url = f"{scheme.split('+')[0]}://{rest}"
-    head = rest.partition("?")[0]
-    try:
-        port = str(conninfo_to_dict(url).get("port", ""))
-        well_formed = head.count("@") == head.partition("/")[0].count("@") <= 1 and re.fullmatch("[0-9,]*", port)
-    except psycopg.ProgrammingError:
-        well_formed = None
-    if not well_formed:  # what libpq says of it may quote a part of the password
-        raise DatabaseError(
-            "DATABASE_URL cannot be read as postgresql://user:password@host:port/database. "
-            "In the password write @ as %40, : as %3A, / as %2F, ? as %3F, # as %23 and % as %25."
-        )
-    try:
-        return psycopg.connect(
-            url, connect_timeout=CONNECT_TIMEOUT_S, application_name="qbench start", autocommit=autocommit
-        )
-    except psycopg.OperationalError as error:
-        raise DatabaseError(
-            f"Cannot connect to {without_password(url)}: {str(error).strip()} "
-            "Check DATABASE_URL, and that the server runs and lets this host in."
-        ) from None
+ALL_RANGES = "case ranges"
+ASK_AGAIN_S = 0.2
 
 
 class Database:
@@ -108,7 +65,7 @@ class Database:
         self.url = f"{scheme.split('+')[0]}://{rest}"
         self.shown_url = without_password(self.url)
         self._statement_timeout = f"{statement_timeout_s}s"
-        with _connect(self.url) as connection:
+        with connect(self.url) as connection:
             check_server(connection)
             self.vector_schema = ensure_vector(connection)
             migrate(connection)
@@ -135,10 +92,11 @@ class Database:
         self._pool.close()
 
     @contextmanager
-    def connection(self, purpose: str, *, long: bool = False) -> Iterator[Connection]:
+    def connection(self, purpose: str, *, long: bool = False, owner: bool = False) -> Iterator[Connection]:
         """A connection in autocommit mode, named `qbench <purpose>` in pg_stat_activity.
 
-        `long` exempts it from the statement timeout: loads, publishing and index builds.
+        `long` exempts it from the statement timeout: loads, publishing and index builds. `owner` is for DDL: where
+        sql/roles.sql gave the rooms to qbench_owner it acts as that role, elsewhere as the session's user.
         """
         try:
             lent = self._pool.getconn()
@@ -154,26 +112,38 @@ class Database:
                     "search_path": f'pg_catalog, "{self.vector_schema}"',
                 },
             )
+            if owner:
+                become_owner(lent)
             yield lent
             # PostgreSQL tells what a session wrote up to 10 s later; until then a parity report from before the
             # write would pass for one of today (indexing.write_counters).
             lent.execute(statement("setup.sql", "flush_counters"))
         finally:
+            if owner:
+                _step_down(lent)
             self._pool.putconn(lent)
 
     @contextmanager
-    def exclusive(self, name: str) -> Iterator[Connection]:
+    def exclusive(self, name: str, *, queue: bool = False) -> Iterator[Connection]:
         """Hold the advisory lock `name` for a while; says in the log whom it waits for.
 
         The lock belongs to the connection that is given. Who writes on that one cannot write without the lock: a
         connection of its own, idle for an hour, may be cut and the lock given away without anybody noticing.
+        It is asked for again and again: a statement that waits has a snapshot, and an index build waits for that, so
+        two builds of one index would wait for each other. `queue` is for what is shared without a pause, briefly each
+        time, and never by who builds an index: there one who asks would never have his turn.
         """
         with self.connection(f"lock {name}", long=True) as connection:
             connection.execute("SET lock_timeout = 0")
-            if not fetch_value(connection, statement("setup.sql", "try_advisory_lock"), name=name):
-                holder = connection.execute(statement("setup.sql", "advisory_lock_holder"), {"name": name}).fetchone()
-                log.warning("waiting for %s, held by %s", name, holder or "another run")
+            taken = fetch_value(connection, statement("setup.sql", "try_advisory_lock"), name=name)
+            if not taken:
+                log.warning("waiting for %s, held by %s", name, _holders(connection, name))
+            if not taken and queue:
                 connection.execute(statement("setup.sql", "advisory_lock"), {"name": name})
+                taken = True
+            while not taken:
+                time.sleep(ASK_AGAIN_S)
+                taken = fetch_value(connection, statement("setup.sql", "try_advisory_lock"), name=name)
             try:
                 yield connection
             finally:
@@ -181,124 +151,67 @@ class Database:
                     connection.execute(statement("setup.sql", "advisory_unlock"), {"name": name})
 
 
-def fetch_value(connection: Connection, query: sql.Composed, /, **values: Any) -> Any:
-    """First column of the first row, None where there is none."""
-    row = connection.execute(query, values or None).fetchone()
-    return row[0] if row else None
+def lock_range(connection: Connection, key: str, *, last: bool = False) -> None:
+    """Take the case range `key` until the end of the transaction; as `hold_lock` otherwise.
 
-
-def fetch_dicts(connection: Connection, query: sql.Composed, /, **values: Any) -> list[dict[str, Any]]:
-    """All rows as dictionaries. For small results."""
-    with connection.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(query, values or None).fetchall()
-
-
-def check_server(connection: Connection) -> None:
-    """Raise DatabaseError if the server is older than PostgreSQL 15."""
-    server = fetch_dicts(connection, statement("setup.sql", "server"))[0]
-    if server["version_number"] < OLDEST_SERVER:
-        raise DatabaseError(
-            f"PostgreSQL {server['version']} found; version 15 or newer is needed. Upgrade the server, "
-            "or unset DATABASE_URL to use the embedded PostgreSQL 18."
-        )
-
-
-def ensure_vector(connection: Connection) -> str:
-    """Create the `vector` extension if need be, and return the schema it lives in.
-
-    Raises DatabaseError if it is not installed on the server, too old, or may not be created.
+    Whoever writes cases of a range holds it, in every room: two runs over it take turns, stage by stage. Who needs
+    several takes them in ascending order, or two of them could wait for each other. The `last` one is open: a run
+    that planned it before it was split would write the cases of its other half too, so it is taken with all others.
     """
-    installed = fetch_dicts(connection, statement("setup.sql", "vector_installed"))
-    if not installed:
-        available = fetch_value(connection, statement("setup.sql", "vector_available"))
-        if available is None:
-            raise DatabaseError(
-                "pgvector is not installed on this PostgreSQL server. Install it (Debian: "
-                "postgresql-<version>-pgvector; see github.com/pgvector/pgvector), or unset DATABASE_URL."
-            )
-        try:
-            connection.execute(statement("setup.sql", "lock_migrations"))  # IF NOT EXISTS alone is a race
-            connection.execute(statement("setup.sql", "create_vector"))
-        except psycopg.errors.InsufficientPrivilege:
-            connection.rollback()
-            raise DatabaseError(
-                "This role may not create extensions. Ask a superuser to run: CREATE EXTENSION vector;"
-            ) from None
-        connection.commit()
-        installed = fetch_dicts(connection, statement("setup.sql", "vector_installed"))
-    version, schema = installed[0]["version"], str(installed[0]["schema"])
-    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_PGVECTOR:
-        raise DatabaseError(
-            f"pgvector {version} found; 0.8 or newer is needed (iterative scans). Install it on the server, "
-            "then run: ALTER EXTENSION vector UPDATE;"
-        )
-    if fetch_value(connection, statement("setup.sql", "vector_usable"), schema=schema) is False:
-        raise DatabaseError(
-            f"pgvector is installed in schema {schema}, which this role may not use. Ask its owner to run: "
-            f"GRANT USAGE ON SCHEMA {schema} TO …;"
-        )
-    return schema
+    hold_lock(connection, ALL_RANGES, shared=not last)
+    hold_lock(connection, f"case range {key}")
 
 
-def migrate(connection: Connection) -> list[str]:
-    """Apply the files of `sql/migrations` that were not yet, in one transaction; return their names.
+def lock_all_ranges(connection: Connection) -> None:
+    """Take every case range there is and will be until the end of the transaction; as `hold_lock` otherwise."""
+    hold_lock(connection, ALL_RANGES)
 
-    A file that was applied and has changed since is an error: migrations are only ever added.
+
+def hold_lock(connection: Connection, name: str, *, shared: bool = False) -> None:
+    """Take the lock `name` (shared: with others who share it) until the end of the transaction.
+
+    Says in the log whom it waits for. Raises DatabaseError, naming the holder, after the session's lock time-out.
     """
-    names = sorted(entry.name for entry in sql_folder().joinpath("migrations").iterdir())
-    checksums = {name: hashlib.sha256(read_file(f"migrations/{name}").encode()).hexdigest() for name in names}
-    applied = []
+    way = "shared" if shared else "exclusive"
+    if fetch_value(connection, statement("setup.sql", f"try_lock_{way}"), name=name):
+        return
+    holders = _holders(connection, name)
+    log.warning("waiting for %s, held by %s", name, holders)
     try:
-        if fetch_value(connection, statement("setup.sql", "schema_versions_exist")) and (
-            dict(_versions(connection)) == checksums
-        ):
-            connection.commit()
-            return []
-        with connection.transaction():
-            connection.execute(statement("setup.sql", "lock_migrations"))
-            # Reading pg_namespace shows what others committed while we waited; IF NOT EXISTS asks a stale cache.
-            if not fetch_value(connection, statement("setup.sql", "schema_exists"), name="store"):
-                connection.execute(statement("setup.sql", "create_schema", name="store"))
-            connection.execute(statement("setup.sql", "create_schema_versions"))
-            known = dict(_versions(connection))
-            if unknown := sorted(set(known) - set(names)):
-                raise DatabaseError(
-                    f"This database was set up by a newer version of qbench (it has {', '.join(unknown)}). "
-                    "Upgrade qbench."
-                )
-            for name in names:
-                if known.get(name, checksums[name]) != checksums[name]:
-                    raise DatabaseError(
-                        f"sql/migrations/{name} was changed after it was applied to this database. "
-                        "Restore it, and put the change into a new migration."
-                    )
-                if name not in known:
-                    connection.execute(script(f"migrations/{name}"))
-                    connection.execute(
-                        statement("setup.sql", "record_schema_version"),
-                        {"name": name, "checksum": checksums[name]},
-                    )
-                    applied.append(name)
-    except psycopg.errors.InsufficientPrivilege as error:
+        connection.execute(statement("setup.sql", f"lock_{way}"), {"name": name})
+    except psycopg.errors.LockNotAvailable:
         raise DatabaseError(
-            f"This role may not create or read the schemas ({str(error).strip()}). Grant it: "
-            "GRANT CREATE ON DATABASE … TO …;"
+            f"Waited too long for {name}, held by {holders}. Let that run end (or SELECT pg_terminate_backend(pid)), "
+            "and run this again: what was committed stays."
         ) from None
-    return applied
 
 
-def _versions(connection: Connection) -> list[tuple[str, str]]:
-    return cast(list[tuple[str, str]], connection.execute(statement("setup.sql", "schema_versions")).fetchall())
+def _holders(connection: Connection, name: str) -> str:
+    """Who holds the advisory lock `name`: pid, application, and since when, where this role may see it."""
+    held = fetch_dicts(connection, statement("setup.sql", "advisory_lock_holders"), name=name)
+    return "; ".join(
+        f"pid {row['pid']} ({row['application_name'] or 'unnamed'}"
+        + (f", since {row['since']})" if row["since"] else ")")
+        for row in held
+    ) or "someone who has let go by now"  # fmt: skip
+
+
+def _step_down(connection: Connection) -> None:
+    """Be the session's user again. A connection that cannot is not used again."""
+    try:
+        connection.execute(statement("setup.sql", "step_down"))
+    except psycopg.Error:
+        connection.close()
 
 
 def check_reachable(url: str) -> None:
     """Raise DatabaseError if nobody answers at `url`."""
-    _connect(url).close()
+    connect(url).close()
 
 
 def ensure_database(server_url: str, name: str, *, relaxed_commits: bool = False) -> str:
     """Create database `name` on the server if it is missing; return its URL."""
-    with _connect(server_url, autocommit=True) as connection:
+    with connect(server_url, autocommit=True) as connection:
         if not fetch_value(connection, statement("setup.sql", "database_exists"), name=name):
             try:
                 connection.execute(statement("setup.sql", "create_database", name=name))
@@ -312,7 +225,7 @@ def ensure_database(server_url: str, name: str, *, relaxed_commits: bool = False
 
 def ensure_schema(url: str, name: LiteralString) -> None:
     """Create schema `name` if it is missing."""
-    with _connect(url, autocommit=True) as connection:
+    with connect(url, autocommit=True) as connection:
         if fetch_value(connection, statement("setup.sql", "schema_exists"), name=name):
             if not fetch_value(connection, statement("setup.sql", "schema_usable"), name=name):
                 raise DatabaseError(

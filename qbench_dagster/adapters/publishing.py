@@ -13,7 +13,17 @@ from dataclasses import asdict, dataclass
 
 import psycopg
 
-from qbench_dagster.adapters.postgres import Connection, Database, DatabaseError, fetch_dicts, fetch_value
+from qbench_dagster.adapters.history import PublishingRun, record
+from qbench_dagster.adapters.landing import GUARDED_CASES, DeleteGuardError
+from qbench_dagster.adapters.postgres import (
+    Connection,
+    Database,
+    DatabaseError,
+    fetch_dicts,
+    fetch_value,
+    hold_lock,
+    lock_range,
+)
 from qbench_dagster.adapters.space import Space
 from qbench_dagster.adapters.sql import read_file, script, statement
 from qbench_dagster.core.parity import PartitionRow
@@ -40,33 +50,52 @@ class Published:
     rejected: int = 0
     incomplete: int = 0
     steps: int = 0
+    held: int = 0
+    brought_back: int = 0
     rows_written: int = 0
 
 
-def publish_cases(database: Database, space: Space, case_range: CaseRange) -> Published:
+def publish_cases(
+    database: Database,
+    space: Space,
+    case_range: CaseRange,
+    run: PublishingRun | None = None,
+    *,
+    max_delete_share: float = 1.0,
+) -> Published:
     """Publish the complete cases of a partition that changed, and take away what is gone: one transaction.
 
-    A case is complete when its vectors are in the space that is read: the active one, `space` while none is.
+    A case is complete when its vectors are in the space that is read: the active one, `space` while none is. What a
+    rollback holds stays as it is. What changes is entered in the history under `run`; without one it cannot be undone.
+    Raises DeleteGuardError, before anything is changed, as `guard_removals` does.
     """
     result = Published()
     bounds = {"lower": case_range.lower, "upper": case_range.upper}
     with database.connection(f"publish {case_range.key}", long=True) as connection, connection.transaction():
-        connection.execute(statement("setup.sql", "lock_range"), {"key": case_range.key})
-        connection.execute(statement("publish.sql", "hold_face"))
+        lock_range(connection, case_range.key, last=case_range.is_last)
+        # No cut-over moves reads between the question below and the commit of what follows.
+        hold_lock(connection, FACE_LOCK, shared=True)
         active = fetch_value(connection, statement("embed.sql", "active"))
         read = str(active or space.name)
 
         def rows(name: str) -> int:
             query = statement("publish.sql", name, space=read)
-            values = bounds if name in ("delete_gone", "select_due", "insert_words") else None
+            values = bounds if name in ("lift_holds", "select_gone", "select_due", "insert_words") else None
             return max(0, connection.execute(query, values).rowcount)
 
-        result.removed = rows("delete_gone")
+        rows("lift_holds")
         rows("create_due")
+        result.removed = rows("select_gone")
+        if result.removed >= GUARDED_CASES:
+            _guard_removals(connection, [case_range], max_delete_share)
         result.written = rows("select_due")
-        result.rows_written = result.removed
-        if result.written:
+        if result.written or result.removed:
             rows("analyze_due")
+            if run is not None:
+                record(connection, run, case_range.key)
+        if result.removed:
+            result.rows_written += rows("delete_gone")
+        if result.written:
             result.rows_written += rows("upsert_documents")
             for child in ("steps", "preconditions", "related_issues"):
                 rows(f"delete_{child}")
@@ -78,6 +107,35 @@ def publish_cases(database: Database, space: Space, case_range: CaseRange) -> Pu
         if name != "key":
             setattr(result, name, count)
     return result
+
+
+def guard_removals(database: Database, ranges: Sequence[CaseRange], max_delete_share: float) -> None:
+    """Raise DeleteGuardError if too many published cases of one of the `ranges`, or of all together, would go.
+
+    Too many are more than `max_delete_share`, and at least 50: gone from the source, or rejected since. Asked once for
+    a whole run, before anything is published.
+    """
+    with database.connection("guard removals", long=True) as connection:
+        _guard_removals(connection, ranges, max_delete_share)
+
+
+def _guard_removals(connection: Connection, ranges: Sequence[CaseRange], max_share: float) -> None:
+    found = fetch_dicts(connection, statement("publish.sql", "removals"), **columns_of(ranges))
+    if sum(row["gone"] for row in found) < GUARDED_CASES:
+        return
+    counts = [(row["key"], row["gone"], row["published"], row["examples"]) for row in found]
+    if len(ranges) > 1:
+        published = sum(row.published for row in counts_of(connection, ranges).values())
+        where = f"{len(ranges)} partitions from {ranges[0].key} to {ranges[-1].key}"
+        counts.append((where, sum(row["gone"] for row in found), published, found[0]["examples"]))
+    for where, gone, published, examples in counts:
+        if gone >= GUARDED_CASES and gone > max_share * published:
+            raise DeleteGuardError(
+                f"{where}: {gone:,} of {published:,} published cases would be taken away (for instance "
+                f"{', '.join(map(str, examples))}): they are gone from the source, or rejected since (`qbench status` "
+                f"says why). That is more than {max_share:.0%}. Nothing of it was changed. If they are meant to go, "
+                "run once with --allow-deletes (in the UI: allow_deletes: true in the config of pg_tables)."
+            )
 
 
 def ranges_due(database: Database, ranges: Sequence[CaseRange]) -> set[str]:
@@ -107,7 +165,7 @@ def counts_of(connection: Connection, ranges: Sequence[CaseRange]) -> dict[str, 
 
 def analyze_store(database: Database) -> None:
     """Refresh the planner's statistics after a load."""
-    with database.connection("analyze store", long=True) as connection:
+    with database.connection("analyze store", long=True, owner=True) as connection:
         connection.execute(statement("publish.sql", "analyze_documents"))
 
 
@@ -130,7 +188,10 @@ def publish_face(database: Database, own: Space) -> bool:
     with database.connection("read face") as connection:
         if _face_due(database, connection, own) is None:
             return False
-    with database.exclusive(FACE_LOCK), database.connection("publish face", long=True) as connection:
+    with (
+        database.exclusive(FACE_LOCK, queue=True),
+        database.connection("publish face", long=True, owner=True) as connection,
+    ):
         space = _face_due(database, connection, own)
         if space is None:  # another run did it in the meantime
             return False
@@ -174,7 +235,7 @@ def replace_face(
     while True:
         try:
             with connection.transaction():
-                connection.execute(statement("publish.sql", "wait_briefly"))
+                connection.execute(statement("setup.sql", "wait_briefly"))
                 _replace_face(database, connection, space)
                 record()
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):

@@ -80,8 +80,14 @@ def _sizes(details: Mapping[str, Any]) -> list[tuple[str, list[float]]]:
     return [*sizes[:MAX_RELATIONS], (f"{len(tail)} smaller tables", sums)]
 
 
+def unaccounted(row: Mapping[str, Any]) -> int:
+    """Source cases of a partition that are neither published nor rejected; negative: too many are."""
+    source: int = row["source_cases"] + row.get("brought_back", 0)
+    return source - int(row["published"]) - int(row["rejected"])
+
+
 def _lost(rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    return [max(row["source_cases"] - row["published"] - row["rejected"], 0) for row in rows]
+    return [max(unaccounted(row), 0) for row in rows]
 
 
 def _partitions(rows: Sequence[Mapping[str, Any]]) -> Markup:

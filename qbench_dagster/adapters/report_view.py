@@ -10,14 +10,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from qbench_dagster.adapters import report_search_plots as search_plots
-from qbench_dagster.adapters.report_plots import KINDS, plots
+from qbench_dagster.adapters.report_plots import KINDS, plots, unaccounted
 from qbench_dagster.adapters.report_text import label_of, milliseconds, share
 from qbench_dagster.core.decision import BLOCKERS, REMEDIES, decision
 from qbench_dagster.core.model import RejectReason
 
 Values = Mapping[str, Any]
 _DETAILS = ("indexes", "settings", "versions", "thresholds", "old_store", "export", "run_id", "seconds")
-_SUMS = ("source_cases", "published", "rejected", "off", "incomplete", "steps")
+_SUMS = ("source_cases", "brought_back", "published", "rejected", "off", "incomplete", "steps", "held")
 SIDE_BY_SIDE = 10
 """Results of a search that are listed on each side; the JSON has all of them."""
 
@@ -27,8 +27,7 @@ def page(report: Values) -> dict[str, Any]:
     found = report.get("details") or {}
     details = {**dict.fromkeys(_DETAILS), **found}
     partitions = [
-        {**row, "off": row["source_cases"] - row["published"] - row["rejected"]}
-        for row in report.get("partitions") or []
+        {"held": 0, "brought_back": 0, **row, "off": unaccounted(row)} for row in report.get("partitions") or []
     ]
     findings = [{**finding, "remedy": REMEDIES.get(finding["name"])} for finding in failed_first(report)]
     comparisons = [_comparison(one) for one in details.get("comparisons") or []]

@@ -31,16 +31,18 @@ def clear_away(work: Building, kept: str | None) -> None:
     Raises DatabaseError where such a build cannot be ended.
     """
     names, deadline = {"space": work.space.name, "table": work.table}, time.monotonic() + ORPHAN_S
-    while orphans := work.connection.execute(statement("index.sql", "orphans"), names).fetchall():
-        for (pid,) in orphans:
-            log.warning("ending the server process %d, which builds an index for a run that was killed", pid)
-            work.connection.execute(statement("index.sql", "terminate"), {"pid": pid})
-        if time.monotonic() > deadline:
-            raise DatabaseError(
-                f"Server process {orphans[0][0]} goes on building an index of {work.space.name}.{work.table} for a run "
-                f"that is gone. Ask a superuser to end it: SELECT pg_terminate_backend({orphans[0][0]});"
-            )
-        time.sleep(0.1)
+    # As the session's user: to qbench_owner the server shows and ends nothing of what another role's session does.
+    with work.database.connection("end killed builds") as connection:
+        while orphans := connection.execute(statement("index.sql", "orphans"), names).fetchall():
+            for (pid,) in orphans:
+                log.warning("ending the server process %d, which builds an index for a run that was killed", pid)
+                connection.execute(statement("index.sql", "terminate"), {"pid": pid})
+            if time.monotonic() > deadline:
+                raise DatabaseError(
+                    f"Server process {orphans[0][0]} goes on building an index of {work.space.name}.{work.table} for a "
+                    f"run that is gone. Ask a superuser to end it: SELECT pg_terminate_backend({orphans[0][0]});"
+                )
+            time.sleep(0.1)
     work.connection.execute(statement("index.sql", "drop_sample", space=work.space.name, sample=f"{work.table}_sample"))
     drop_others(work, kept)
 

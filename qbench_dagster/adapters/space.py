@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qbench_dagster.adapters.postgres import Connection, Database, DatabaseError, fetch_dicts, fetch_value
+from qbench_dagster.adapters.postgres import Connection, Database, DatabaseError, fetch_dicts, fetch_value, hold_lock
 from qbench_dagster.adapters.sql import script, statement
 from qbench_dagster.core.model import TEXT_RECIPE
 from qbench_dagster.core.pgcopy import HEADER, TRAILER, embedding_rows
@@ -53,8 +53,11 @@ def ensure_space(database: Database, space: Space) -> None:
         "text_prefix": space.text_prefix,
     }
     searched = {"embedder": space.embedder, "query_prefix": space.query_prefix or ""}
-    with database.connection("ensure space") as connection, connection.transaction():
+    with database.connection("ensure space", owner=True) as connection, connection.transaction():
         known = fetch_dicts(connection, statement("embed.sql", "describe"), name=space.name)
+        if not known:  # perhaps another run is making it: one of them does
+            hold_lock(connection, f"making {space.name}")
+            known = fetch_dicts(connection, statement("embed.sql", "describe"), name=space.name)
         if not known:
             connection.execute(statement("embed.sql", "register"), {**wanted, **searched})
             connection.execute(

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from qbench_dagster.adapters.postgres import Connection, Database, JsonText, fetch_dicts, fetch_value
+from qbench_dagster.adapters.export_values import json_text
+from qbench_dagster.adapters.postgres import Connection, Database, JsonText, fetch_dicts, fetch_value, lock_range
 from qbench_dagster.adapters.sql import statement
-from qbench_dagster.adapters.testrail_export import json_text
 from qbench_dagster.core.model import NORMALIZER_VERSION, Lookups, Reject, Section, TestDoc
 from qbench_dagster.core.normalize import normalize
 from qbench_dagster.core.ranges import CaseRange, columns_of
@@ -89,7 +89,7 @@ def stage_cases(database: Database, lookups: Lookups, case_range: CaseRange, pro
         reading.transaction(),
         writing.transaction(),
     ):
-        writing.execute(statement("setup.sql", "lock_range"), {"key": case_range.key})
+        lock_range(writing, case_range.key, last=case_range.is_last)
         reading.execute(statement("normalize.sql", "one_snapshot"))
         version = fetch_value(reading, statement("normalize.sql", "lookups_version"))
         if version != lookups.version:

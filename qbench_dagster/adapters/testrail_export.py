@@ -7,8 +7,6 @@ connection. Only `close` opens another one, with mode=rw, to take away what SQLi
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
@@ -18,9 +16,9 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
+from qbench_dagster.adapters.export_values import id_value, json_value, text_of
 from qbench_dagster.core.normalize import MAX_BYTES
 from qbench_dagster.core.ranges import LARGEST_ID, CaseRange
-from qbench_dagster.core.values import integer
 
 LOOKUP_TABLES = ("projects", "suites", "sections", "priorities", "case_types", "templates")
 REQUIRED_TABLES = {"cases": ("id", "title"), "sections": ("id", "name")}
@@ -28,11 +26,9 @@ BUSY_TIMEOUT_S = 30
 BATCH = 1000
 BATCH_BYTES = 8 * 2**20
 """A batch is closed by whichever comes first, so that long rows do not raise the memory it takes."""
+UNDATED = "typeof(cases.updated_on) NOT IN ('integer', 'real')"
 SHOWN_BYTES = 2000  # of each text of a row that has more than MAX_BYTES of them
 
-_KEY_COLUMNS = frozenset(
-    ["id", "suite_id", "section_id", "project_id", "template_id", "type_id", "priority_id", "parent_id"]
-)
 _ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
 
@@ -63,8 +59,9 @@ class TestRailExport:
 
     __test__ = False
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, busy_timeout_s: float | None = None) -> None:
         self.path = path
+        self._busy_timeout_s = BUSY_TIMEOUT_S if busy_timeout_s is None else busy_timeout_s
         try:
             if not path.exists():
                 raise ExportError(f"{path}: there is no such file. Set QBENCH_EXPORT, or pass --export.")
@@ -114,14 +111,14 @@ class TestRailExport:
         """A connection in a read transaction, whose snapshot every later read sees."""
         try:
             try:
-                return _snapshot(self._uri("ro"))
+                return _snapshot(self._uri("ro"), self._busy_timeout_s)
             except sqlite3.OperationalError as error:
                 # A file in WAL mode needs a -shm file beside it, which a read-only folder refuses. Only where
                 # neither a -wal nor a -journal exists is the file alone the whole truth.
                 in_use = self._beside("-wal").exists() or self._beside("-journal").exists()
                 if in_use or error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
                     raise
-                return _snapshot(self._uri("ro") + "&immutable=1")
+                return _snapshot(self._uri("ro") + "&immutable=1", self._busy_timeout_s)
         except sqlite3.OperationalError as error:
             raise ExportError(
                 f"{self.path}: cannot be read ({error}). If another program is writing it, wait until it is done; "
@@ -162,11 +159,11 @@ class TestRailExport:
 
     def _table_names(self) -> str:
         names = self._query("SELECT name FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY name")
-        return ", ".join(_text(name) for (name,) in names)
+        return ", ".join(text_of(name) for (name,) in names)
 
     def _columns_of(self, table: str) -> tuple[str, ...]:
         """The names that SELECT * gives: also of generated columns, but of no hidden one (1) of a virtual table."""
-        return tuple(_text(row[1]) for row in self._query(f"PRAGMA table_xinfo({table})") if row[6] != 1)
+        return tuple(text_of(row[1]) for row in self._query(f"PRAGMA table_xinfo({table})") if row[6] != 1)
 
     def _query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return list(self._each(sql, values))
@@ -193,12 +190,25 @@ class TestRailExport:
             )
         ]
 
-    def rows(self, case_range: CaseRange) -> Iterator[list[SourceRow]]:
-        """Rows of the range in batches, ascending by id; rows that share an id follow one another."""
-        sql = f"SELECT {self._select} FROM cases WHERE id >= ? AND id < ? AND typeof(id) = 'integer' ORDER BY id"  # noqa: S608
+    def newest_update(self) -> float | None:
+        """The largest `updated_on`; None where no row has a number there."""
+        if "updated_on" not in self.columns:
+            return None
+        [(newest,)] = self._query(f"SELECT max(cases.updated_on) FROM cases WHERE NOT {UNDATED}")  # noqa: S608
+        return None if newest is None else float(newest)
+
+    def rows(self, case_range: CaseRange, since: float | None = None) -> Iterator[list[SourceRow]]:
+        """Rows of the range in batches, ascending by id; rows that share an id follow one another.
+
+        With `since` only those whose `updated_on` is at least that, or is no number.
+        """
+        sql = f"SELECT {self._select} FROM cases WHERE id >= ? AND id < ? AND typeof(id) = 'integer'"  # noqa: S608
+        values_of: tuple[float, ...] = (case_range.lower, case_range.upper)
+        if since is not None and "updated_on" in self.columns:
+            sql, values_of = f"{sql} AND (cases.updated_on >= ? OR {UNDATED})", (*values_of, since)
         batch: list[SourceRow] = []
         size = 0
-        for values in self._each(sql, (case_range.lower, case_range.upper)):
+        for values in self._each(f"{sql} ORDER BY id", values_of):
             row = self._row(values)
             batch.append(row)
             size += row.size
@@ -219,7 +229,7 @@ class TestRailExport:
         if not columns:
             return []
         return [
-            {name: json_value(_id_value(name, value)) for name, value in zip(columns, row, strict=True)}
+            {name: json_value(id_value(name, value)) for name, value in zip(columns, row, strict=True)}
             for row in self._each(f"SELECT * FROM {table}")  # noqa: S608 (one of LOOKUP_TABLES)
         ]
 
@@ -236,14 +246,14 @@ class TestRailExport:
     def raw(self, row: SourceRow) -> dict[str, Any]:
         """The row as column -> JSON value. NUL and bytes that are not UTF-8 become U+FFFD."""
         return {
-            name: json_value(_id_value(name, value) if name != "id" else value)
+            name: json_value(id_value(name, value) if name != "id" else value)
             for name, value in zip(self.columns, row.values, strict=True)
             if value is not None
         }
 
 
-def _snapshot(uri: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+def _snapshot(uri: str, timeout_s: float) -> sqlite3.Connection:
+    connection = sqlite3.connect(uri, uri=True, timeout=timeout_s, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("BEGIN")
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -267,34 +277,3 @@ def _cut(value: Any) -> Any:
     if not isinstance(value, bytes) or len(value) <= SHOWN_BYTES:
         return value
     return value[:SHOWN_BYTES].decode(errors="ignore").encode() + f"… ({len(value):,} bytes)".encode()
-
-
-def _id_value(column: str, value: Any) -> Any:
-    """10 for 10.0, and where a look-up table is referred to for "10" and " 10" as well: one id, one key.
-
-    pandas stores every integer column that holds a NULL as floats. Text in an id column that nobody knows may
-    be anything ("007"), so it stays.
-    """
-    if isinstance(value, float):
-        return int(value) if value.is_integer() and (column == "id" or column.endswith("_id")) else value
-    if isinstance(value, bytes) and column in _KEY_COLUMNS and (number := integer(_text(value))) is not None:
-        return number
-    return value
-
-
-def json_value(value: Any) -> Any:
-    """A SQLite value as one that PostgreSQL's jsonb can hold."""
-    if isinstance(value, bytes):
-        return _text(value).replace("\0", "\ufffd")
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
-
-
-def json_text(value: Any) -> str:
-    """JSON for a jsonb column, not escaped, so that it stays readable and short."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", errors="replace")

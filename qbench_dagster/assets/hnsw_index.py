@@ -20,6 +20,7 @@ from qbench_dagster.resources import EmbedderResource, PostgresResource
     deps=[doc_embeddings, step_embeddings],
     group_name="published",
     kinds={"postgres"},
+    pool="index_builds",
     check_specs=[
         dg.AssetCheckSpec(
             "recall_reaches_target",

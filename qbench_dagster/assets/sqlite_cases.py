@@ -7,6 +7,7 @@ from qbench_dagster.adapters.landing import guard_deletes, land_cases, land_look
 from qbench_dagster.adapters.publishing import column_types
 from qbench_dagster.assets.lineage import column_schema
 from qbench_dagster.assets.stage import PARTITIONED, Stage, check
+from qbench_dagster.assets.testrail_mirror import testrail_mirror
 from qbench_dagster.core.folders import section_paths
 from qbench_dagster.progress import Progress
 from qbench_dagster.resources import ExportResource, PostgresResource
@@ -22,6 +23,7 @@ class SqliteCasesConfig(dg.Config):
 
 @dg.asset(
     **PARTITIONED,
+    deps=[testrail_mirror],
     group_name="source",
     kinds={"sqlite", "postgres"},
     metadata={"dagster/table_name": "landing.cases"},

@@ -60,6 +60,24 @@ def clear_errors() -> Iterator[None]:
         _fail(str(error))
     except psycopg.Error as error:
         _fail(f"PostgreSQL says: {error.diag.message_primary or type(error).__name__}. See its log, and try again.")
+    except Exception as error:
+        if told := _of_dagsters_storage(error):
+            _fail(f"{told} What was done by then is kept. See the log of PostgreSQL, and try again.")
+        raise
+
+
+def _of_dagsters_storage(error: BaseException | None) -> str | None:
+    """What PostgreSQL, or the way there, did to Dagster, which keeps its runs in it; None for any other error.
+
+    A run cannot go on without, and Dagster lets the driver's error through, at times in place of its own.
+    """
+    alchemy = sys.modules.get("sqlalchemy.exc")  # importing it takes 0.2 s, and whoever raised it has
+    while error is not None:
+        if alchemy is not None and isinstance(error, alchemy.DBAPIError):
+            said = str(error.orig).strip().partition("\n")[0]
+            return f"Dagster cannot reach its storage in PostgreSQL: {said.rstrip('.')}."
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:
@@ -81,31 +99,43 @@ def run(
     max_usd: MaxUsd = None,
     as_json: Json = False,
 ) -> None:
-    """Bring an export into PostgreSQL: plan partitions, materialise every asset, check, report."""
+    """Bring an export (or TestRail itself) into PostgreSQL: plan partitions, materialise every asset, check, report."""
     with clear_errors():
         settings = load_settings(export=export, max_usd=max_usd)
-        if settings.export is None:
-            _fail("No export is set. Pass --export PATH, or set QBENCH_EXPORT.")
         from qbench_dagster.adapters.testrail_export import TestRailExport  # noqa: PLC0415
+        from qbench_dagster.wiring import mirror_path, testrail  # noqa: PLC0415
 
-        TestRailExport(settings.export).__exit__(None, None, None)  # before anything is started for it
-        os.environ["QBENCH_EXPORT"] = str(settings.export.absolute())
+        if settings.export is not None:
+            TestRailExport(settings.export).__exit__(None, None, None)  # before anything is started for it
+            os.environ["QBENCH_EXPORT"] = str(settings.export.absolute())
+        elif settings.testrail_url is not None:
+            testrail(settings).__exit__()
+        else:
+            _fail("No export is set. Pass --export PATH, or set QBENCH_EXPORT, or QBENCH_TESTRAIL_URL.")
         if max_usd is not None:
             os.environ["QBENCH_MAX_USD"] = str(max_usd)
         from qbench_dagster.adapters.space import active_space, lacks_vectors  # noqa: PLC0415
-        from qbench_dagster.cli.run import execute  # noqa: PLC0415 (Dagster takes a second to import)
+        from qbench_dagster.cli.run import execute, pull_testrail  # noqa: PLC0415 (Dagster takes a second to import)
         from qbench_dagster.cli.show import show_run  # noqa: PLC0415
         from qbench_dagster.wiring import check_settings, embedding_space  # noqa: PLC0415
 
         check_settings(settings)
         space = embedding_space(settings)
-        with _instance(settings) as instance, TestRailExport(settings.export) as source:
+        with _instance(settings) as instance, ExitStack() as stack:
+            pulled = None
+            if settings.export is None:
+                pulled = pull_testrail(instance, err, full=False)
+                if pulled.failures:
+                    _fail("; ".join(pulled.failures), 1)
+            source = stack.enter_context(TestRailExport(settings.export or mirror_path(settings)))
 
             def lacking() -> bool:
                 with _database(settings) as database:
                     return lacks_vectors(database, space)
 
-            summary = execute(settings, instance, source, err, allow_deletes=allow_deletes, lacking=lacking)
+            summary = execute(
+                settings, instance, source, err, allow_deletes=allow_deletes, lacking=lacking, pulled=pulled
+            )
         with _database(settings) as database:
             active = active_space(database)
         if active is not None and active.name != space.name:
@@ -135,14 +165,16 @@ def plan(export: ExportOption = None, max_usd: MaxUsd = None, as_json: Json = Fa
         from qbench_dagster.adapters.testrail_export import TestRailExport  # noqa: PLC0415
         from qbench_dagster.cli.run import make_plan  # noqa: PLC0415
         from qbench_dagster.cli.show import show_plan  # noqa: PLC0415
+        from qbench_dagster.wiring import source_path  # noqa: PLC0415
 
         if max_usd is not None:
             os.environ["QBENCH_MAX_USD"] = str(max_usd)
         with ExitStack() as stack:
             source = None
             if settings.export is not None:
-                source = stack.enter_context(TestRailExport(settings.export))
                 os.environ["QBENCH_EXPORT"] = str(settings.export.absolute())
+            if (path := source_path(settings)) is not None:
+                source = stack.enter_context(TestRailExport(path))
             summary, planned = make_plan(settings, stack.enter_context(_instance(settings)), source, err)
     if planned is None:
         _fail("; ".join(summary.failures), 1)

@@ -13,6 +13,8 @@ import typer
 from qbench_dagster.cli.app import ExportOption, Json, _fail, _instance, _print_json, app, clear_errors, err, out
 from qbench_dagster.settings import load_settings
 
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
 
 @app.command()
 def sample(
@@ -61,11 +63,13 @@ def ui(
         if settings.export is not None:
             os.environ["QBENCH_EXPORT"] = str(settings.export.absolute())
         with _instance(settings) as instance:
-            if settings.export is not None and settings.export.exists():
+            from qbench_dagster.wiring import source_path  # noqa: PLC0415
+
+            if (path := source_path(settings)) is not None and path.exists():
                 from qbench_dagster.adapters.testrail_export import TestRailExport  # noqa: PLC0415
                 from qbench_dagster.partitions import register_ranges  # noqa: PLC0415
 
-                with TestRailExport(settings.export) as source:
+                with TestRailExport(path) as source:
                     register_ranges(instance, source, settings.partition_cases)
     command = [
         sys.executable,
@@ -82,6 +86,13 @@ def ui(
         host,
     ]
     err.print(f"Dagster UI: http://{host}:{port} (Ctrl-C stops it)", highlight=False)
+    if host not in LOOPBACK:
+        err.print(
+            f"[yellow]warning:[/] the UI asks nobody who he is: whoever reaches {host}:{port} can start runs. Listen "
+            "on 127.0.0.1, and put a reverse proxy with a login before it (docs/operations.md).",
+            highlight=False,
+            soft_wrap=True,
+        )
     # Dagster takes this process's place: SIGTERM reaches it, and ends its web server and daemon too. A shell
     # starts a background job with SIGINT ignored, and Dagster would then ignore SIGTERM as well.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

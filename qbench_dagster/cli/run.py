@@ -18,14 +18,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 
 from qbench_dagster.adapters.testrail_export import TestRailExport
 from qbench_dagster.assets.stage import RUN_TOTALS
+from qbench_dagster.cli.spaces import _who
 from qbench_dagster.definitions import build_definitions
 from qbench_dagster.partitions import range_tags, register_ranges, registered_ranges
 from qbench_dagster.progress import Context, Progress
 from qbench_dagster.settings import Settings
 
 STAGES = (
-    "sqlite_cases", "normalized_testdocs", "reused_vectors", "doc_embeddings", "step_embeddings", "pg_tables",
-    "hnsw_index", "parity_report",
+    "testrail_mirror", "sqlite_cases", "normalized_testdocs", "reused_vectors", "doc_embeddings", "step_embeddings",
+    "pg_tables", "hnsw_index", "parity_report",
 )  # fmt: skip
 OVER_RANGES = ("load_cases", "land_cases", "embed_and_publish")
 
@@ -153,27 +154,43 @@ def execute(
     *,
     allow_deletes: bool,
     lacking: Callable[[], bool],
+    pulled: RunSummary | None = None,
 ) -> RunSummary:
     """Plan ranges, then run `load_cases` over all of them and `index_and_report`; both show in the UI too.
 
-    `lacking` tells, once cases are staged, whether any text is without vector.
+    `lacking` tells, once cases are staged, whether any text is without vector. `pulled` is what was done before.
     """
-    started, summary = time.monotonic(), RunSummary()
+    started, summary = time.monotonic(), pulled or RunSummary()
     summary.new_ranges = len(register_ranges(instance, export, settings.partition_cases))
     summary.partitions = len(registered_ranges(instance))
     with rich.progress.Progress(*COLUMNS, console=console) as bars:
         runner = _Runner(build_definitions(progress=TerminalProgress(bars)), instance, summary)
-        landing = {"sqlite_cases": {"config": {"allow_deletes": allow_deletes}}}
+        if instance.get_latest_materialization_event(dg.AssetKey("testrail_mirror")) is None and not pulled:
+            # Without TestRail: so that the UI does not ask whether to go on without it.
+            _Runner(build_definitions(), instance, RunSummary()).run("pull_testrail")
+        landing, publishing = (
+            {asset: {"config": {"allow_deletes": allow_deletes}}} for asset in ("sqlite_cases", "pg_tables")
+        )
         if not settings.old_stores:
-            done = runner.run("load_cases", config=landing)
+            done = runner.run("load_cases", config={**landing, **publishing})
         else:  # an old store is read whole, between the two halves, when there is something it may give
             done = runner.run("land_cases", config=landing)
             done = done and (not lacking() or runner.run("reuse_vectors"))
-            done = done and runner.run("embed_and_publish")
+            done = done and runner.run("embed_and_publish", config=publishing)
         if instance.get_latest_materialization_event(dg.AssetKey("reused_vectors")) is None:
             runner.run("reuse_vectors")  # without an old store: so that the UI does not ask whether to go on without it
         if done and not summary.waiting:
             runner.run("index_and_report")
+    summary.wall_seconds += time.monotonic() - started
+    return summary
+
+
+def pull_testrail(instance: dg.DagsterInstance, console: Console, *, full: bool) -> RunSummary:
+    """Bring the mirror of TestRail up to date."""
+    started, summary = time.monotonic(), RunSummary()
+    with rich.progress.Progress(*COLUMNS, console=console, transient=True) as bars:
+        runner = _Runner(build_definitions(progress=TerminalProgress(bars)), instance, summary)
+        runner.run("pull_testrail", config={"testrail_mirror": {"config": {"full": full}}})
     summary.wall_seconds = time.monotonic() - started
     return summary
 
@@ -229,7 +246,10 @@ class _Runner:
         """Execute a job, or `only` some assets of it, over all ranges if it is partitioned; whether it succeeded."""
         result = self._definitions.resolve_job_def(job).execute_in_process(
             instance=self._instance,
-            tags=range_tags(self._instance, registered_ranges(self._instance)) if job in OVER_RANGES else {},
+            tags={
+                "qbench/requested_by": _who(),
+                **(range_tags(self._instance, registered_ranges(self._instance)) if job in OVER_RANGES else {}),
+            },
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, "ops": dict(config or {})},
             raise_on_error=False,
             asset_selection=[dg.AssetKey(name) for name in only] or None,

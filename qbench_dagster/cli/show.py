@@ -30,7 +30,8 @@ def show_run(console: Console, summary: RunSummary) -> None:
     console.print(table)
     if "pg_tables" in summary.stages:
         console.print(
-            f"\n{result['source_cases']:,} source cases = {result['published']:,} published + "
+            f"\n{result['source_cases']:,} source cases{_beside(summary.stages['pg_tables'])} = "
+            f"{result['published']:,} published + "
             f"{result['rejected']:,} rejected; {result['steps']:,} steps; "
             f"{result['texts_embedded']:,} texts embedded; {result['rows_written']:,} rows written; "
             f"{result['wall_seconds']:.1f} s",
@@ -66,6 +67,7 @@ def _show_plan(console: Console, plan: Mapping[str, Any], title: str) -> None:
 
 def _told(stage: str, counts: Mapping[str, Any]) -> str:
     wanted = {
+        "testrail_mirror": ("added", "changed", "removed", "requests"),
         "sqlite_cases": ("added", "changed", "removed", "unchanged", "rejected_rows"),
         "normalized_testdocs": ("normalized", "rejected", "steps", "with_notes"),
         "reused_vectors": ("points", "taken"),
@@ -99,18 +101,24 @@ def _told(stage: str, counts: Mapping[str, Any]) -> str:
 
 def show_status(console: Console, found: Mapping[str, Any]) -> None:
     """Totals, rejects and spaces."""
-    waiting = found["source_cases"] - found["published"] - found["rejected"]
+    waiting = found["source_cases"] + found["brought_back"] - found["published"] - found["rejected"]
     console.print(
         f"[bold]{escape(str(found['database']))}[/]  {found['database_bytes'] / MIB:,.0f} MiB",
         highlight=False,
     )
     console.print(
-        f"{found['source_cases']:,} source cases = {found['published']:,} published + {found['rejected']:,} rejected"
+        f"{found['source_cases']:,} source cases{_beside(found)} = {found['published']:,} published + "
+        f"{found['rejected']:,} rejected"
         f"{f' + {waiting:,} not published yet' if waiting > 0 else ''} ({found['tombstones']:,} removed); "
         f"{found['steps']:,} steps, {found['preconditions']:,} preconditions, "
         f"{found['related_issues']:,} related issues; last published {found['last_published_at'] or 'never'}",
         highlight=False,
     )
+    if found["held"]:
+        console.print(
+            f"{found['held']:,} cases are held by a rollback until they change in TestRail: see qbench history",
+            highlight=False,
+        )
     if found["rejects"]:
         table = Table("reason", "cases", "for instance", title="Rejects", title_justify="left", show_edge=False)
         for row in found["rejects"]:
@@ -124,6 +132,12 @@ def show_status(console: Console, found: Mapping[str, Any]) -> None:
         )
         for kind, index in sorted(space["indexes"].items()):
             console.print(f"  {kind}: {index['rows']:,} vectors, {_indexed(index)}", highlight=False)
+
+
+def _beside(counts: Mapping[str, Any]) -> str:
+    """What is published although the source has it no more."""
+    brought_back = int(counts.get("brought_back", 0))
+    return f" + {brought_back:,} that a rollback brought back" if brought_back else ""
 
 
 def _indexed(index: Mapping[str, Any]) -> str:

@@ -85,6 +85,7 @@ class RejectReason(StrEnum):
     DUPLICATE_ID = "duplicate_id"
     BLANK_TITLE = "blank_title"
     TOO_LARGE = "too_large"
+    ROLLED_BACK = "rolled_back"
 
     @property
     def remedy(self) -> str:
@@ -94,6 +95,8 @@ class RejectReason(StrEnum):
             RejectReason.DUPLICATE_ID: "Two rows share this id: remove one from the export.",
             RejectReason.BLANK_TITLE: "Give the case a title in TestRail and export it again.",
             RejectReason.TOO_LARGE: "Split the case in TestRail, or attach the long text as a file.",
+            RejectReason.ROLLED_BACK: "It is published when it changes in TestRail, or when the rollback is undone: "
+            "each row names it.",
         }[self]
 
 

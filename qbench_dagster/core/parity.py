@@ -40,15 +40,21 @@ class PartitionRow:
     rejected: int
     incomplete: int
     steps: int
+    held: int = 0
+    """Cases that a rollback keeps as it put them, whatever the source says: rejected, published as before, or again."""
+    brought_back: int = 0
+    """Those of them that are published although the source has them no more, or rejected."""
 
     @property
     def balanced(self) -> bool:
-        """Whether every source case is published or rejected."""
-        return self.source_cases == self.published + self.rejected
+        """Whether every source case is published or rejected, and nothing else is but what was brought back."""
+        return self.source_cases + self.brought_back == self.published + self.rejected
 
     def shortfall(self) -> str:
         """What does not add up, and what to do, for a person."""
         told = f"{self.source_cases} source cases, {self.published} published, {self.rejected} rejected"
+        if self.held:
+            told += f"; {self.held} are held by a rollback, {self.brought_back} of them beside the source"
         if self.incomplete:
             told += (
                 f"; {self.incomplete} are not published as they are now, because they or a step of theirs lack a "
@@ -93,10 +99,13 @@ def accounting(
     rejected = sum(row.rejected for row in partitions)
     stale = in_export is not None and in_export != source
     incomplete = sum(row.incomplete for row in partitions)
-    balanced = source == published + rejected and all(row.balanced for row in partitions)
+    held = sum(row.held for row in partitions)
+    brought_back = sum(row.brought_back for row in partitions)
+    balanced = source + brought_back == published + rejected and all(row.balanced for row in partitions)
     passed = source > 0 and balanced and not incomplete and not count and not stale
-    summary = f"{source:,} source cases = {published:,} published + {rejected:,} rejected"
-    if source != published + rejected:
+    beside = f" + {brought_back:,} that a rollback brought back" if brought_back else ""
+    summary = f"{source:,} source cases{beside} = {published:,} published + {rejected:,} rejected"
+    if source + brought_back != published + rejected:
         summary = f"{source:,} source cases, but {published:,} published + {rejected:,} rejected"
     elif not partitions:
         summary = "nothing was landed yet: no case range is registered; qbench run and job plan_case_ranges do that"
@@ -104,6 +113,8 @@ def accounting(
         summary = "nothing was landed yet: materialise sqlite_cases"
     elif count or incomplete:
         summary += f", but {max(count, incomplete):,} of them not as the source is now"
+    if held:
+        summary += f"; {held:,} held by a rollback, see qbench history"
     if stale:
         summary += f"; the export itself holds {in_export:,} rows: materialise sqlite_cases"
     return Finding(
@@ -111,7 +122,14 @@ def accounting(
         "Every source case is published or rejected",
         passed,
         summary,
-        {"source_cases": source, "published": published, "rejected": rejected, "rows_in_export": in_export},
+        {
+            "source_cases": source,
+            "published": published,
+            "rejected": rejected,
+            "rows_in_export": in_export,
+            "held": held,
+            "brought_back": brought_back,
+        },
         unaccounted[:MAX_OFFENDERS],
         count,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,11 @@ class CaseRange:
     def is_first(self) -> bool:
         """Whether rows that have no usable id are accounted for in this range."""
         return self.lower == 1
+
+    @property
+    def is_last(self) -> bool:
+        """Whether it is open, and may be split while somebody works on it."""
+        return self.upper > LARGEST_ID
 
 
 def range_key(bound: int) -> str:
@@ -74,6 +80,27 @@ def columns_of(ranges: Iterable[CaseRange]) -> dict[str, list[Any]]:
         "lowers": [each.lower for each in listed],
         "uppers": [each.upper for each in listed],
     }
+
+
+def ranges_with(ids: Iterable[int], ranges: Iterable[CaseRange]) -> list[str]:
+    """Keys of those of `ranges` (all there are, ascending) that hold any of `ids`; the first holds those below 1."""
+    listed = list(ranges)
+    lowers = [each.lower for each in listed]
+    return [listed[index].key for index in sorted({max(0, bisect_right(lowers, each) - 1) for each in ids})]
+
+
+def neighbours(ordered: Sequence[str], keys: Collection[str]) -> list[Sequence[str]]:
+    """`keys` in the fewest pieces that are each unbroken in `ordered`."""
+    found: list[Sequence[str]] = []
+    wanted = set(keys)
+    begin = None
+    for index, key in enumerate([*ordered, None]):
+        if key in wanted and begin is None:
+            begin = index
+        elif key not in wanted and begin is not None:
+            found.append(ordered[begin:index])
+            begin = None
+    return found
 
 
 def plan_bounds(ids: Sequence[int], existing: Sequence[int], target: int) -> list[int]:

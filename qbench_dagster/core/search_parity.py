@@ -122,7 +122,8 @@ def old_store_covered(
 ) -> Finding:
     """Every case of an old store that the source still has is published.
 
-    `cases` are those each store names, by what became of them: `published`, `rejected`, `not published`, `gone`.
+    `cases` are those each store names, by what became of them: `published`, `rejected`, `rolled back`,
+    `not published`, `gone`.
     Those that are gone from the source are named and do not fail: the old store is behind. `error` tells why a store
     that is named was not read.
     """
@@ -132,12 +133,14 @@ def old_store_covered(
         for fate in ("not published", "rejected")
         for case_id in sorted(fates.get(fate, ()))
     ]
-    count = {fate: sum(len(fates.get(fate, ())) for fates in cases.values()) for fate in ("published", "gone")}
+    known = ("published", "rolled back", "gone")
+    count = {fate: sum(len(fates.get(fate, ())) for fates in cases.values()) for fate in known}
     gone = sorted({case_id for fates in cases.values() for case_id in fates.get("gone", ())})
     points = sum(store["points"] for store in stores)
     summary = (
-        f"{points:,} points name {count['published'] + count['gone'] + len(lost):,} cases: {count['published']:,} "
+        f"{points:,} points name {sum(count.values()) + len(lost):,} cases: {count['published']:,} "
         f"published, {len(lost):,} in the source and not published, {count['gone']:,} gone from the source"
+        + (f", {count['rolled back']:,} kept out by a rollback" if count["rolled back"] else "")
     )
     return Finding(
         "old_store_is_covered",

@@ -529,15 +529,14 @@ def test_a_batch_whose_answer_was_lost_is_looked_for_before_it_is_given_up(world
     assert sum(row[2] for row in world.ledger()) == pytest.approx(40 * PRICE / 1e6)
 
 
-def test_a_batch_that_is_taken_in_meanwhile_is_not_given_up(world: World) -> None:
+def test_a_batch_that_is_taken_in_meanwhile_is_not_given_up(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.go()
     given_up: list[object] = ["not yet"]
     with writing(world.database, SPACE) as storing:
         [batch] = batch_store.outstanding(storing, SPACE.name)
         thread = threading.Thread(target=lambda: given_up.append(world.forget(world.name())))
         thread.start()
-        asked = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-        while not rows(world.database, asked)[0][0]:
+        while f"waiting for {SPACE.name}.embeddings" not in caplog.text:
             time.sleep(0.01)
         claims = [claim for line in (0, 1, 2, 3, 4) for claim in batch_store.claims_of(storing, batch, line)]
         found = np.stack([vector_of(f"{n}", 64, MODEL) for n in range(20)])

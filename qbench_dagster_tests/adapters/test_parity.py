@@ -103,7 +103,7 @@ def test_a_healthy_database_passes(healthy: Database) -> None:
         PRIVILEGES,
     ]
     assert numbers(found, ACCOUNTING) == {
-        "source_cases": 101, "published": 100, "rejected": 1, "rows_in_export": IN_EXPORT,
+        "source_cases": 101, "published": 100, "rejected": 1, "rows_in_export": IN_EXPORT, "held": 0, "brought_back": 0,
     }  # fmt: skip
     assert numbers(found, WORDS) == {"compared": 100, "published": 100, "cases_with_lost_words": 0}
     assert numbers(found, VALUES) == {"compared": 100, "different": 0}

@@ -24,18 +24,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg import pq, sql
 
-from qbench_dagster.adapters import postgres
+from qbench_dagster.adapters import migrating, postgres
 from qbench_dagster.adapters import sql as sql_files
+from qbench_dagster.adapters.migrating import check_server, ensure_vector, migrate
 from qbench_dagster.adapters.postgres import (
     Database,
     DatabaseError,
     JsonText,
-    check_server,
     ensure_database,
     ensure_schema,
-    ensure_vector,
+    fetch_dicts,
     fetch_value,
-    migrate,
     without_password,
 )
 from qbench_dagster.adapters.sql import fill, statement
@@ -102,7 +101,7 @@ def migrations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     folder = tmp_path / "sql"
     shutil.copytree(Path(__file__).parents[2] / "sql", folder)
     monkeypatch.setattr(sql_files, "sql_folder", lambda: folder)
-    monkeypatch.setattr(postgres, "sql_folder", lambda: folder)
+    monkeypatch.setattr(migrating, "sql_folder", lambda: folder)
     sql_files.read_file.cache_clear()
     yield folder / "migrations"
     sql_files.read_file.cache_clear()
@@ -307,7 +306,7 @@ def test_an_old_server_is_refused(database: Database, monkeypatch: pytest.Monkey
     found = {"version_number": 140011, "version": "14.11", "database": "db", "role": "ada"}
     with database.connection("test") as connection:
         check_server(connection)
-        monkeypatch.setattr(postgres, "fetch_dicts", lambda *_: [found])
+        monkeypatch.setattr(migrating, "fetch_dicts", lambda *_: [found])
         with pytest.raises(DatabaseError, match=r"PostgreSQL 14\.11 found; version 15 or newer is needed"):
             check_server(connection)
         found["version_number"] = 150000
@@ -315,8 +314,8 @@ def test_an_old_server_is_refused(database: Database, monkeypatch: pytest.Monkey
 
 
 def test_a_server_without_pgvector_is_refused(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres, "fetch_dicts", lambda *_: [])
-    monkeypatch.setattr(postgres, "fetch_value", lambda *_: None)
+    monkeypatch.setattr(migrating, "fetch_dicts", lambda *_: [])
+    monkeypatch.setattr(migrating, "fetch_value", lambda *_: None)
     with database.connection("test") as connection, pytest.raises(DatabaseError, match="is not installed") as caught:
         ensure_vector(connection)
     assert "postgresql-<version>-pgvector" in str(caught.value)
@@ -326,7 +325,7 @@ def test_a_server_without_pgvector_is_refused(database: Database, monkeypatch: p
 def test_an_old_pgvector_is_refused(
     database: Database, monkeypatch: pytest.MonkeyPatch, version: str, good: bool
 ) -> None:
-    monkeypatch.setattr(postgres, "fetch_dicts", lambda *_: [{"version": version, "schema": "extensions"}])
+    monkeypatch.setattr(migrating, "fetch_dicts", lambda *_: [{"version": version, "schema": "extensions"}])
     with database.connection("test") as connection:
         if good:
             assert ensure_vector(connection) == "extensions"
@@ -463,7 +462,10 @@ def test_json_text_goes_in_as_it_is(database: Database) -> None:
 # The advisory lock
 
 
-def test_the_lock_excludes_and_says_whom_it_waits_for(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("queue", [False, True])
+def test_the_lock_excludes_and_says_whom_it_waits_for(
+    database: Database, caplog: pytest.LogCaptureFixture, queue: bool
+) -> None:
     events: list[str] = []
     waiting = threading.Event()
 
@@ -472,7 +474,7 @@ def test_the_lock_excludes_and_says_whom_it_waits_for(database: Database, caplog
             waiting.set()
 
     def wait_for_it() -> None:
-        with Database(database.url) as other, other.exclusive("index doc"):
+        with Database(database.url) as other, other.exclusive("index doc", queue=queue):
             events.append("other in")
 
     listener = Listener()
@@ -486,7 +488,7 @@ def test_the_lock_excludes_and_says_whom_it_waits_for(database: Database, caplog
             thread.start()
             assert waiting.wait(60)
             blocked = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-            while thread.is_alive() and not ask(database.url, blocked):
+            while queue and thread.is_alive() and not ask(database.url, blocked):
                 time.sleep(0.01)
             events.append("first out")
         thread.join(60)
@@ -515,12 +517,10 @@ def test_the_lock_of_another_database_is_not_waited_for(
     with psycopg.connect(other, autocommit=True) as connection:
         assert fetch_value(connection, statement("setup.sql", "try_advisory_lock"), name="index doc")
         with database.exclusive("index doc"), database.connection("test") as asking:
-            holders = asking.execute(statement("setup.sql", "advisory_lock_holder"), {"name": "index doc"}).fetchall()
-            assert [name for _, name in holders] == ["qbench lock index doc"]
+            holders = fetch_dicts(asking, statement("setup.sql", "advisory_lock_holders"), name="index doc")
+            assert [holder["application_name"] for holder in holders] == ["qbench lock index doc"]
         with database.connection("test") as asking:
-            assert (
-                asking.execute(statement("setup.sql", "advisory_lock_holder"), {"name": "index doc"}).fetchall() == []
-            )
+            assert fetch_dicts(asking, statement("setup.sql", "advisory_lock_holders"), name="index doc") == []
     assert "waiting" not in caplog.text
 
 

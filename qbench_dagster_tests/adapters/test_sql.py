@@ -34,7 +34,7 @@ WORLD: dict[str, str | int] = {
     "space": SPACE.name, "vector_type": "halfvec", "vector_schema": "public", "table": "doc_embeddings",
     "view": "doc_vectors", "index": "planted_index", "new_name": "planted_name", "name": "planted",
     "dimensions": 64, "m": 16, "ef_construction": 64, "limit": 10, "shortened": 16, "lists": 4,
-    "sample": "step_embeddings", "size": 10,
+    "sample": "step_embeddings", "size": 10, "schema": SPACE.name, "send": "halfvec_send",
 }  # fmt: skip
 """Names that exist in a database with an embedding space."""
 

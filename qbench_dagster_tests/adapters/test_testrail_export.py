@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from qbench_dagster.adapters import testrail_export
-from qbench_dagster.adapters.testrail_export import ExportError, TestRailExport, json_text
+from qbench_dagster.adapters.export_values import json_text
+from qbench_dagster.adapters.testrail_export import ExportError, TestRailExport
 from qbench_dagster.core.ranges import LARGEST_ID, CaseRange
 from qbench_dagster_tests.support import CASE_COLUMNS, case, write_export
 

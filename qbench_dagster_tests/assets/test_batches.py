@@ -14,11 +14,10 @@ import pytest
 from dagster._core.events import EngineEventData
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
-from qbench_dagster import automation
 from qbench_dagster.adapters.postgres import Database
 from qbench_dagster.adapters.space import Space, writing
 from qbench_dagster.adapters.testrail_export import TestRailExport
-from qbench_dagster.automation import embedding_batches, index_after_batches
+from qbench_dagster.automation import batches, embedding_batches, index_after_loads
 from qbench_dagster.definitions import defs
 from qbench_dagster.partitions import register_ranges
 from qbench_dagster_tests.openai_server import BatchOutcome, OpenAIServer
@@ -203,7 +202,7 @@ def test_the_run_is_over_the_ranges_that_wait(world: World) -> None:
 def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Puts the sensor so many seconds ahead of the runs."""
     clock, ahead = time.time, [0.0]
-    monkeypatch.setattr(automation, "time", SimpleNamespace(time=lambda: clock() + ahead[0]))
+    monkeypatch.setattr(batches, "time", SimpleNamespace(time=lambda: clock() + ahead[0]))
 
     def look(seconds: float) -> None:
         ahead[0] = seconds
@@ -393,10 +392,10 @@ def after(world: World, result: dg.ExecuteInProcessResult) -> dg.RunRequest | st
     """What the sensor that watches loads makes of one that has ended."""
     (ended,) = [event for event in result.all_events if event.event_type == dg.DagsterEventType.RUN_SUCCESS]
     context = dg.build_run_status_sensor_context(
-        sensor_name="index_after_batches", dagster_event=ended, dagster_instance=world.instance,
+        sensor_name="index_after_loads", dagster_event=ended, dagster_instance=world.instance,
         dagster_run=result.dagster_run,
     )  # fmt: skip
-    found: Any = index_after_batches(context)
+    found: Any = index_after_loads(context)
     return str(found.skip_message) if isinstance(found, dg.SkipReason) else found
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from qbench_dagster.adapters.embedders import LexicalEmbedder
-from qbench_dagster_tests.assets.test_graph import Graph, dagster_template, failure, graph, metadata, some_cases
+from qbench_dagster_tests.assets.test_graph import Graph, failure, graph, metadata, some_cases
 from qbench_dagster_tests.support import execute, write_export
 
-__all__ = ["dagster_template", "graph"]  # fixtures
+__all__ = ["graph"]  # a fixture
 
 LANDED = ("sqlite_cases", "normalized_testdocs")
 READ = "space_te3small_64"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,10 @@ SPACE = "space_lexical_64"
 
 PLAUSIBLE = {f"{kind}_embeddings:vectors_are_plausible": True for kind in ("doc", "step")}
 
+ALLOWED = {name: {"config": {"allow_deletes": True}} for name in ("sqlite_cases", "pg_tables")}
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+_numbers = itertools.count()
 
 
 @dataclass
@@ -155,55 +160,83 @@ def some_cases(count: int, first: int = 100) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.fixture
-def graph(
-    fresh_url: str, server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dagster_template: str
-) -> Iterator[Graph]:
-    """An instance on a copy of Dagster's empty storage, beside an empty database to fill."""
-    name = f"{urlsplit(fresh_url).path[1:]}_dagster"
+@contextmanager
+def kept_instance() -> Iterator[dg.DagsterInstance]:
+    """Dagster's instance, with connections that are kept: by default each statement makes one, 409 in a load."""
+    with dg.DagsterInstance.get() as instance:
+        instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=20)
+        yield instance
+        for storage in (instance.event_log_storage, instance.run_storage, instance.schedule_storage):
+            storage._engine.dispose()  # type: ignore[union-attr]
+
+
+@contextmanager
+def made_of(
+    server_url: str, data: str, storage: str, folder: Path, patch: pytest.MonkeyPatch
+) -> Iterator[tuple[Graph, tuple[str, str]]]:
+    """An instance on copies of two databases, what is filled and Dagster's storage, and the names of the copies."""
+    number = next(_numbers)
+    names = (f"graph_{os.getpid()}_{number}", f"graph_{os.getpid()}_{number}_dagster")
+    urls = [urlunsplit(urlsplit(server_url)._replace(path=f"/{name}")) for name in names]
     with psycopg.connect(server_url, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{dagster_template}"')  # type: ignore[arg-type]
+        for name, template in zip(names, (data, storage), strict=True):
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')  # type: ignore[arg-type]
     for variable, value in {
-        "DATABASE_URL": fresh_url,
-        "QBENCH_DAGSTER_DATABASE_URL": urlunsplit(urlsplit(server_url)._replace(path=f"/{name}")),
-        "QBENCH_EXPORT": str(tmp_path / "export.db"),
+        "DATABASE_URL": urls[0],
+        "QBENCH_DAGSTER_DATABASE_URL": urls[1],
+        "QBENCH_EXPORT": str(folder / "export.db"),
         "QBENCH_DIMENSIONS": "64",
         "QBENCH_INDEX": "exact", "QBENCH_PARITY_QUERIES": "10",
         "QBENCH_PARTITION_CASES": str(TARGET),
-        "QBENCH_HOME": str(tmp_path / "home"),
+        "QBENCH_HOME": str(folder / "home"),
         # prepare_dagster_home sets these; mentioned here, they are taken back after the test
         "DAGSTER_HOME": "", "QBENCH_DAGSTER_STORAGE": "", "DAGSTER_EVENT_BATCH_SIZE": "200",
     }.items():  # fmt: skip
-        monkeypatch.setenv(variable, value)
+        patch.setenv(variable, value)
     prepare_dagster_home(load_settings())
-    export = write_export(tmp_path / "export.db", some_cases(4 * TARGET))
-    with Database(fresh_url) as database, dg.DagsterInstance.get() as instance:
-        yield Graph(instance, database, export)
+    export = write_export(folder / "export.db", some_cases(4 * TARGET))
+    with Database(urls[0]) as database, kept_instance() as instance:
+        yield Graph(instance, database, export), names
+
+
+def drop(server_url: str, names: tuple[str, str]) -> None:
+    """Drop the databases of a graph."""
     with psycopg.connect(server_url, autocommit=True) as connection:
-        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')  # type: ignore[arg-type]
+        for name in names:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def graph(server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dagster_template: str) -> Iterator[Graph]:
+    """An instance on a copy of Dagster's empty storage, beside an empty database to fill."""
+    with made_of(server_url, "template1", dagster_template, tmp_path, monkeypatch) as (made, names):
+        yield made
+    drop(server_url, names)
 
 
 @pytest.fixture(scope="module")
-def dagster_template(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A database with Dagster's tables in it and nothing else: migrating it anew takes seconds each."""
-    name = f"dagster_template_{os.getpid()}"
-    home = tmp_path_factory.mktemp("template")
-    with psycopg.connect(server_url, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[arg-type]
+def loaded_databases(
+    server_url: str, dagster_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, str]]:
+    """The databases of a graph whose ranges are planned and loaded, once for the tests that begin there."""
     with pytest.MonkeyPatch.context() as patch:
-        url = urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
-        for variable, value in {
-            "DATABASE_URL": server_url, "QBENCH_DAGSTER_DATABASE_URL": url, "QBENCH_HOME": str(home),
-            "DAGSTER_HOME": "", "QBENCH_DAGSTER_STORAGE": "", "DAGSTER_EVENT_BATCH_SIZE": "200",
-        }.items():  # fmt: skip
-            patch.setenv(variable, value)
-        prepare_dagster_home(load_settings())
-        with dg.DagsterInstance.get() as instance:
-            assert instance.get_runs_count() == 0
-            assert instance.fetch_materializations(dg.AssetKey("none"), limit=1).records == []
-    yield name
-    with psycopg.connect(server_url, autocommit=True) as connection:
-        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')  # type: ignore[arg-type]
+        folder = tmp_path_factory.mktemp("loaded")
+        with made_of(server_url, "template1", dagster_template, folder, patch) as (made, names):
+            made.plan()
+            loading = made.load()
+            assert loading.success, failure(loading)
+    yield names
+    drop(server_url, names)
+
+
+@pytest.fixture
+def loaded(
+    server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded_databases: tuple[str, str]
+) -> Iterator[Graph]:
+    """An instance on copies of those."""
+    with made_of(server_url, *loaded_databases, tmp_path, monkeypatch) as (made, names):
+        yield made
+    drop(server_url, names)
 
 
 def test_ranges_are_planned_by_a_job_and_kept_in_postgres(graph: Graph) -> None:
@@ -263,19 +296,17 @@ def test_one_range_then_three_then_all_then_the_whole(graph: Graph) -> None:
     assert metadata(graph.run("index_and_report"))["parity_report"]["fresh"] is False
 
 
-def test_an_edited_case_alone_is_written_again(graph: Graph) -> None:
-    graph.plan()
-    graph.load()
-    before = graph.published()
-    with sqlite3.connect(graph.export) as export:
+def test_an_edited_case_alone_is_written_again(loaded: Graph) -> None:
+    before = loaded.published()
+    with sqlite3.connect(loaded.export) as export:
         export.execute("UPDATE cases SET title = 'Open the seventh page' WHERE id = 107")
     export.close()
-    again = graph.load()
+    again = loaded.load()
     assert again.success, failure(again)
     assert totals(again, "changed")["sqlite_cases"] == 1
     assert totals(again, "texts_embedded") == {**dict.fromkeys(PARTITIONED, 0), "doc_embeddings": 1}
     assert totals(again, "written")["pg_tables"] == 1
-    after = graph.published()
+    after = loaded.published()
     assert [(old[0], new[1]) for old, new in zip(before, after, strict=True) if old != new] == [
         (107, "Open the seventh page")
     ]
@@ -423,12 +454,10 @@ def test_a_vector_deleted_between_stages_keeps_its_case_out(graph: Graph) -> Non
     assert rows(graph.database, "SELECT count(*) FROM store.test_documents") == [(80,)]
 
 
-def test_a_published_row_lost_fails_the_accounting_and_is_put_back(graph: Graph) -> None:
-    graph.plan()
-    graph.load()
-    assert all(checks(graph.run("check_tables")).values())
-    execute(graph.database, "DELETE FROM store.test_documents WHERE test_case_id = 150")
-    seen = graph.run("check_tables")
+def test_a_published_row_lost_fails_the_accounting_and_is_put_back(loaded: Graph) -> None:
+    assert all(checks(loaded.run("check_tables")).values())
+    execute(loaded.database, "DELETE FROM store.test_documents WHERE test_case_id = 150")
+    seen = loaded.run("check_tables")
     assert checks(seen) == {
         "pg_tables:every_case_is_accounted_for": False,
         "pg_tables:every_row_is_complete": True,
@@ -438,23 +467,21 @@ def test_a_published_row_lost_fails_the_accounting_and_is_put_back(graph: Graph)
     }
     wrong = next(each for each in seen.get_asset_check_evaluations() if not each.passed)
     assert [offender["case_id"] for offender in wrong.metadata["offenders"].value] == [150]
-    report = graph.run("index_and_report")
+    report = loaded.run("index_and_report")
     assert not report.success
     # the words of a case that is not there are not compared; the accounting tells
     assert {name for name, passed in checks(report).items() if not passed} == {
         "parity_report:source_is_published_or_rejected"
     }
-    again = graph.load()
+    again = loaded.load()
     assert totals(again, "written")["pg_tables"] == 1
     assert totals(again, "texts_embedded") == dict.fromkeys(PARTITIONED, 0)  # its vectors are still there
-    assert all(checks(graph.run("check_tables")).values())
-    assert graph.run("index_and_report").success
+    assert all(checks(loaded.run("check_tables")).values())
+    assert loaded.run("index_and_report").success
 
 
-def test_check_tables_sees_and_changes_nothing(graph: Graph) -> None:
-    graph.plan()
-    graph.load()
-    before = graph.published()
+def test_check_tables_sees_and_changes_nothing(loaded: Graph) -> None:
+    before = loaded.published()
     for fault, cure, check in (
         ("GRANT USAGE ON SCHEMA store TO qbench_reader", "REVOKE USAGE ON SCHEMA store FROM qbench_reader",
          "pg_tables:reader_has_least_privilege"),
@@ -465,30 +492,28 @@ def test_check_tables_sees_and_changes_nothing(graph: Graph) -> None:
         (f"DELETE FROM {SPACE}.doc_embeddings WHERE text_hash IN (SELECT text_hash FROM store.test_documents LIMIT 1)",
          "SELECT 1", "pg_tables:every_row_is_complete"),
     ):  # fmt: skip
-        execute(graph.database, fault)
-        seen = graph.run("check_tables")
-        execute(graph.database, cure)
+        execute(loaded.database, fault)
+        seen = loaded.run("check_tables")
+        execute(loaded.database, cure)
         assert {name for name, passed in checks(seen).items() if not passed} == {check}, fault
         assert seen.success  # they report; they do not block
-    repaired = graph.load()
+    repaired = loaded.load()
     assert totals(repaired, "texts_embedded") == {**dict.fromkeys(PARTITIONED, 0), "doc_embeddings": 1}
-    assert all(checks(graph.run("check_tables")).values())
-    assert graph.published() == before
+    assert all(checks(loaded.run("check_tables")).values())
+    assert loaded.published() == before
 
 
-def test_what_the_whole_assets_guard_stops_them(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
-    graph.plan()
-    graph.load()
+def test_what_the_whole_assets_guard_stops_them(loaded: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:  # 64 bits cannot tell 317 texts apart
         for name, value in {"QBENCH_INDEX": "binary", "QBENCH_EF_SEARCH": "10", "QBENCH_TARGET_RECALL": "1"}.items():
             patch.setenv(name, value)
-        failed = graph.run("index_and_report")
+        failed = loaded.run("index_and_report")
     assert not failed.success
     assert {name for name, passed in checks(failed).items() if not passed} == {"hnsw_index:recall_reaches_target"}
     assert "parity_report" not in materialized(failed)
 
-    execute(graph.database, "UPDATE store.test_steps SET expected = '{}' WHERE test_case_id = 111 AND step_index = 1")
-    failed = graph.run("index_and_report")  # exact search again: the recall is 1
+    execute(loaded.database, "UPDATE store.test_steps SET expected = '{}' WHERE test_case_id = 111 AND step_index = 1")
+    failed = loaded.run("index_and_report")  # exact search again: the recall is 1
     assert not failed.success
     assert {name for name, passed in checks(failed).items() if not passed} == {
         "parity_report:no_word_lost", "parity_report:published_rows_are_what_was_staged",
@@ -497,88 +522,114 @@ def test_what_the_whole_assets_guard_stops_them(graph: Graph, monkeypatch: pytes
     assert [offender["case_id"] for offender in wrong.metadata["offenders"].value] == [111]
 
     execute(
-        graph.database,
+        loaded.database,
         f"UPDATE {SPACE}.doc_embeddings SET embedding = embedding * embedding"
         f" WHERE text_hash = (SELECT min(text_hash) FROM {SPACE}.doc_embeddings)",
     )
-    failed = graph.run("index_and_report")
+    failed = loaded.run("index_and_report")
     assert not failed.success
     assert checks(failed)["hnsw_index:vectors_are_sound"] is False
     assert "parity_report" not in materialized(failed)
 
 
-def test_a_truncated_export_is_stopped_and_can_be_let_pass(graph: Graph) -> None:
-    keys = graph.plan()
-    graph.load()
-    before = graph.published()
-    landed = rows(graph.database, "SELECT id, content_hash, removed_at FROM landing.cases ORDER BY 1")
-    with sqlite3.connect(graph.export) as export:
+def test_a_truncated_export_is_stopped_and_can_be_let_pass(loaded: Graph) -> None:
+    keys = loaded.keys()
+    before = loaded.published()
+    landed = rows(loaded.database, "SELECT id, content_hash, removed_at FROM landing.cases ORDER BY 1")
+    with sqlite3.connect(loaded.export) as export:
         export.execute("DELETE FROM cases WHERE id >= 260")  # cut off at half
     export.close()
 
-    stopped = graph.load()
+    stopped = loaded.load()
     assert not stopped.success
     told = failure(stopped)
     assert f"{keys[2]}: 80 of its 80 cases are gone from the export (for instance 260, 261," in told
     assert "Nothing of this partition was changed" in told
     assert "allow_deletes" in told
     assert materialized(stopped) == set()
-    assert graph.published() == before
-    assert rows(graph.database, "SELECT id, content_hash, removed_at FROM landing.cases ORDER BY 1") == landed
+    assert loaded.published() == before
+    assert rows(loaded.database, "SELECT id, content_hash, removed_at FROM landing.cases ORDER BY 1") == landed
 
-    allowed = graph.load(config={"sqlite_cases": {"config": {"allow_deletes": True}}})
+    allowed = loaded.load(config=ALLOWED)
     assert allowed.success, failure(allowed)
     assert totals(allowed, "removed")["sqlite_cases"] == 160
-    assert [row for row in before if row[0] < 260] == graph.published()
+    assert [row for row in before if row[0] < 260] == loaded.published()
 
-    before = graph.published()
-    write_export(graph.export, [])  # nothing at all is refused even so
-    stopped = graph.load(config={"sqlite_cases": {"config": {"allow_deletes": True}}})
+    before = loaded.published()
+    write_export(loaded.export, [])  # nothing at all is refused even so
+    stopped = loaded.load(config=ALLOWED)
     assert not stopped.success
     assert "table 'cases' is empty. Nothing was changed" in failure(stopped)
-    assert graph.published() == before
+    assert loaded.published() == before
 
 
-def test_an_export_that_lacks_a_few_cases_of_every_small_partition_is_stopped(graph: Graph) -> None:
+def test_cases_that_are_all_rejected_now_stay_published_until_someone_confirms(graph: Graph) -> None:
     keys = graph.plan()
     graph.load()
-    before = rows(graph.database, "SELECT id, content_hash, removed_at FROM landing.cases ORDER BY 1")
+    before = graph.published()
     with sqlite3.connect(graph.export) as export:
+        export.execute("UPDATE cases SET title = ' ' WHERE id >= 260")
+    export.close()
+    stopped = graph.load(only=("sqlite_cases", "normalized_testdocs", "pg_tables"))
+    assert not stopped.success
+    told = failure(stopped)
+    gone = len([row for row in before if 260 <= row[0] < int(keys[3].removeprefix("from_"))])
+    assert f"{keys[2]}: {gone} of {gone} published cases would be taken away (for instance 26" in told
+    assert "allow_deletes: true in the config of pg_tables" in told
+    assert "pg_tables" not in materialized(stopped)
+    assert graph.published() == before
+    assert rows(graph.database, "SELECT count(*) FROM store.sync_runs") == [(1,)]
+
+    allowed = graph.load(only=("pg_tables",), config={"pg_tables": ALLOWED["pg_tables"]})
+    assert allowed.success, failure(allowed)
+    assert [row for row in before if row[0] < 260] == graph.published()
+    entries = rows(
+        graph.database, "SELECT run_id, by, added, removed, finished_at IS NULL, partitions FROM store.sync_runs"
+    )
+    assert entries == [
+        (graph.runs[0].run_id, "Dagster UI", len(before), 0, False, keys),
+        (allowed.run_id, "Dagster UI", 0, len([row for row in before if row[0] >= 260]), False, keys[2:]),
+    ]
+
+
+def test_an_export_that_lacks_a_few_cases_of_every_small_partition_is_stopped(loaded: Graph) -> None:
+    keys = loaded.keys()
+    before = rows(loaded.database, "SELECT id, content_hash, removed_at FROM landing.cases ORDER BY 1")
+    with sqlite3.connect(loaded.export) as export:
         export.execute("DELETE FROM cases WHERE id % 8 < 3")  # 30 of each 80: fewer than 50 may go of any one
         export.execute("UPDATE sections SET name = 'Changed'")
     export.close()
-    stopped = graph.load()
+    stopped = loaded.load()
     assert not stopped.success
     assert f"{len(keys)} partitions from {keys[0]} to {keys[-1]}: 120 of their 320 cases are gone" in failure(stopped)
-    assert rows(graph.database, "SELECT id, content_hash, removed_at FROM landing.cases ORDER BY 1") == before
-    assert rows(graph.database, "SELECT count(*) FROM landing.sections WHERE name = 'Changed'") == [(0,)]
-    allowed = graph.load(config={"sqlite_cases": {"config": {"allow_deletes": True}}})
+    assert rows(loaded.database, "SELECT id, content_hash, removed_at FROM landing.cases ORDER BY 1") == before
+    assert rows(loaded.database, "SELECT count(*) FROM landing.sections WHERE name = 'Changed'") == [(0,)]
+    allowed = loaded.load(config=ALLOWED)
     assert allowed.success, failure(allowed)
     assert totals(allowed, "removed")["sqlite_cases"] == 120
 
 
-def test_a_range_is_added_when_the_last_one_has_outgrown_its_target(graph: Graph) -> None:
-    keys = graph.plan()
-    graph.load()
+def test_a_range_is_added_when_the_last_one_has_outgrown_its_target(loaded: Graph) -> None:
+    keys = loaded.keys()
 
     def grow(cases: list[dict[str, Any]]) -> None:
-        with sqlite3.connect(graph.export) as export:
+        with sqlite3.connect(loaded.export) as export:
             insert_cases(export, cases)
         export.close()
 
     grow(some_cases(TARGET, first=1000))
-    assert graph.plan_by_job() == keys  # the last range holds twice the target: not more than that
+    assert loaded.plan_by_job() == keys  # the last range holds twice the target: not more than that
     grow(some_cases(1, first=5000))
-    longer = graph.plan_by_job()
+    longer = loaded.plan_by_job()
     assert longer[: len(keys)] == keys  # a bound never moves
     assert len(longer) == len(keys) + 1
-    loaded = graph.load()
-    assert loaded.success, failure(loaded)
-    assert totals(loaded, "written")["pg_tables"] == TARGET + 1
-    assert graph.run("index_and_report").success
+    again = loaded.load()
+    assert again.success, failure(again)
+    assert totals(again, "written")["pg_tables"] == TARGET + 1
+    assert loaded.run("index_and_report").success
     for asset in PARTITIONED:
-        assert graph.instance.get_materialized_partitions(dg.AssetKey(asset)) == set(longer), asset
-    assert graph.plan() == longer
+        assert loaded.instance.get_materialized_partitions(dg.AssetKey(asset)) == set(longer), asset
+    assert loaded.plan() == longer
 
 
 def test_an_index_a_killed_run_left_behind_is_replaced(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -601,19 +652,17 @@ def test_an_index_a_killed_run_left_behind_is_replaced(graph: Graph, monkeypatch
     ) == [("doc_embeddings_binary_1",), ("step_embeddings_binary_1",)]
 
 
-def test_vectors_that_no_text_can_have_are_told(graph: Graph) -> None:
-    write_export(graph.export, some_cases(40))
-    graph.plan()
-    assert graph.load().success
-    assert graph.run("check_tables").success
-    assert checks(graph.runs[-1])["step_embeddings:vectors_are_plausible"]
-    assert checks(graph.runs[-1])["doc_embeddings:vectors_are_plausible"]
+def test_vectors_that_no_text_can_have_are_told(loaded: Graph) -> None:
+    write_export(loaded.export, some_cases(40))
+    assert loaded.run("check_tables").success
+    assert checks(loaded.runs[-1])["step_embeddings:vectors_are_plausible"]
+    assert checks(loaded.runs[-1])["doc_embeddings:vectors_are_plausible"]
     ones = "[" + ",".join(["0.125"] * 64) + "]"
     first = f"(SELECT text_hash FROM {SPACE}.step_embeddings ORDER BY 1 LIMIT 1)"
-    execute(graph.database, f"UPDATE {SPACE}.step_embeddings SET embedding = %s WHERE text_hash = {first}", ones)
-    graph.run("check_tables")
-    assert not checks(graph.runs[-1])["step_embeddings:vectors_are_plausible"]
-    assert checks(graph.runs[-1])["doc_embeddings:vectors_are_plausible"]
-    (told,) = [each for each in graph.runs[-1].get_asset_check_evaluations() if not each.passed]
+    execute(loaded.database, f"UPDATE {SPACE}.step_embeddings SET embedding = %s WHERE text_hash = {first}", ones)
+    loaded.run("check_tables")
+    assert not checks(loaded.runs[-1])["step_embeddings:vectors_are_plausible"]
+    assert checks(loaded.runs[-1])["doc_embeddings:vectors_are_plausible"]
+    (told,) = [each for each in loaded.runs[-1].get_asset_check_evaluations() if not each.passed]
     assert told.severity == dg.AssetCheckSeverity.ERROR
     assert "1 disagrees" in str(told.description), "constant, and embedding the text again tells what it should be"

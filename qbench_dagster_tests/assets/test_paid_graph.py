@@ -14,7 +14,6 @@ from qbench_dagster.core.texts import doc_text, step_text
 from qbench_dagster_tests.assets.test_graph import (
     Graph,
     checks,
-    dagster_template,
     graph,
     materialized,
     metadata,
@@ -24,7 +23,7 @@ from qbench_dagster_tests.assets.test_graph import (
 from qbench_dagster_tests.openai_server import OpenAIServer, count_words, vector_of
 from qbench_dagster_tests.support import rows, write_export
 
-__all__ = ["dagster_template", "graph"]  # fixtures
+__all__ = ["graph"]  # a fixture
 
 MODEL = "text-embedding-3-large"
 KEY = "sk-planted-0123456789"

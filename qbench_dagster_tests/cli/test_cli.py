@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import sqlite3
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -23,9 +19,11 @@ from jsonschema import Draft202012Validator
 from qbench_dagster.adapters.embedded import stop_server
 from qbench_dagster.adapters.report import schema
 from qbench_dagster_tests.support import case, write_export
+from qbench_dagster_tests.terminal import Terminal
 
 COMMANDS = (
     "run", "plan", "status", "search", "parity", "sample", "ui", "url", "stop", "spaces", "cutover", "purge", "batches",
+    "backup", "restore", "roles", "history", "diff", "rollback", "pull",
 )  # fmt: skip
 STAGES = [
     "sqlite_cases", "normalized_testdocs", "reused_vectors", "doc_embeddings", "step_embeddings", "pg_tables",
@@ -33,53 +31,6 @@ STAGES = [
 ]  # fmt: skip
 UNREACHABLE = "postgresql://bob:hunter2-planted@127.0.0.1:1/nowhere"
 PASSWORD = "hunter2-planted"
-
-
-@dataclass
-class Done:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> dict[str, Any]:
-        """stdout, which has to be one JSON object and nothing else."""
-        value = json.loads(self.out)
-        assert isinstance(value, dict)
-        return value
-
-
-@dataclass
-class Terminal:
-    """A shell with its own QBENCH_HOME."""
-
-    home: Path
-    settings: dict[str, str] = field(default_factory=dict)
-    url: str = ""
-
-    def __call__(self, *arguments: str, code: int = 0, **settings: str) -> Done:
-        """Run `qbench` and check how it ended."""
-        ours = ("QBENCH_", "DAGSTER_", "OPENAI_")
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(ours)},
-            "QBENCH_HOME": str(self.home), "COLUMNS": "200", **self.settings, **settings,
-        }  # fmt: skip
-        environment.pop("DATABASE_URL", None) if "DATABASE_URL" not in {**self.settings, **settings} else None
-        done = subprocess.run(
-            [sys.executable, "-m", "qbench_dagster.cli", *arguments],
-            env=environment, capture_output=True, text=True, check=False, timeout=120, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        assert done.returncode == code, f"{arguments} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
-        assert "Traceback" not in done.stderr + done.stdout, done.stderr
-        return Done(done.returncode, done.stdout, done.stderr)
-
-    def sql(self, query: str) -> list[tuple[Any, ...]]:
-        """Ask the database whose URL `qbench url` prints."""
-        self.url = self.url or self("url").out.strip()
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            cursor = connection.execute(query)  # type: ignore[arg-type]
-            return cursor.fetchall() if cursor.description else []
 
 
 SMALL = {
@@ -112,8 +63,8 @@ def export(terminal: Terminal) -> Path:
 
 @pytest.fixture(scope="module")
 def loaded(terminal: Terminal, export: Path) -> dict[str, Any]:
-    """The summary of the first run."""
-    return terminal("run", "--export", str(export), "--json").json()
+    """The summary of the first run, by a new interpreter; most others are forked from one that is warm."""
+    return terminal("run", "--export", str(export), "--json", cold=True).json()
 
 
 @pytest.fixture
@@ -123,7 +74,7 @@ def bare(tmp_path: Path) -> Terminal:
 
 
 def test_every_command_has_help(bare: Terminal) -> None:
-    listed = bare("--help").out
+    listed = bare("--help", cold=True).out
     for command in COMMANDS:
         assert command in listed
         told = bare(command, "--help").out

@@ -19,8 +19,8 @@ from qbench_dagster.adapters.embedders import LexicalEmbedder
 from qbench_dagster.adapters.postgres import Database, ensure_database
 from qbench_dagster.adapters.space import Space, ensure_space
 from qbench_dagster.cli import app
-from qbench_dagster_tests.cli.test_cli import Done, Terminal
 from qbench_dagster_tests.support import case, execute, rows, write_export
+from qbench_dagster_tests.terminal import Done, Terminal
 
 A, B = "space_lexical_64", "space_lexical_32"
 CASES = [

