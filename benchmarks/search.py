@@ -2,7 +2,8 @@
 
 python -m benchmarks.search [--rows 1000000] [--common-rows 40000] [--dimensions 3072] [--quick] [--page FILE]
 
-Needs about 20 GB of disk and 25 minutes on two cores. Only a whole run writes docs/benchmark-search.md by itself.
+Needs about 20 GB of disk and 25 minutes on two cores. Only a whole run writes docs/benchmark-search.md by itself, or
+docs/benchmark-search-lexical.md with --structure lexical.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from rich.console import Console
 
 from benchmarks.search_bench.anatomy import parts
 from benchmarks.search_bench.clients import Engine, measure, timed
-from benchmarks.search_bench.corpus import Corpus, Truth
+from benchmarks.search_bench.corpus import STRUCTURES, Corpus, Truth
 from benchmarks.search_bench.engines import ExactSearch, PlainHalfvec, SearchFunctions
 from benchmarks.search_bench.libraries import BUILD, FaissHNSW, QdrantHNSW
 from benchmarks.search_bench.page import render
@@ -34,7 +35,10 @@ from qbench_dagster.adapters.postgres import Database, fetch_dicts
 from qbench_dagster.adapters.publishing import publish_face
 from qbench_dagster.adapters.sql import statement
 
-PAGE = Path("docs/benchmark-search.md")
+PAGES = {
+    "semantic": Path("docs/benchmark-search.md"),
+    "lexical": Path("docs/benchmark-search-lexical.md"),
+}
 ROWS, COMMON_ROWS, DIMENSIONS = 1_000_000, 40_000, 3072
 TARGET_RECALL = 0.99
 PACKAGES = {"psycopg": "psycopg", "faiss-cpu": "faiss", "qdrant-edge-py": "qdrant_edge"}
@@ -47,10 +51,12 @@ def main() -> None:
     arguments = _arguments()
     console = Console(highlight=False)
     if arguments.render:
-        render(json.loads(_results_of(arguments.page or PAGE).read_text(encoding="utf-8")), arguments.page or PAGE)
+        page = arguments.page or PAGES[arguments.structure]
+        render(json.loads(_results_of(page).read_text(encoding="utf-8")), page)
         return
     full = (arguments.rows, arguments.common_rows, arguments.dimensions) == (ROWS, COMMON_ROWS, DIMENSIONS)
-    page = arguments.page or (PAGE if full else Path(tempfile.mkdtemp(prefix="qbench-bench-page-")) / PAGE.name)
+    usual = PAGES[arguments.structure]
+    page = arguments.page or (usual if full else Path(tempfile.mkdtemp(prefix="qbench-bench-page-")) / usual.name)
     folder = arguments.again or Path(tempfile.mkdtemp(prefix="qbench-bench-", dir=arguments.home))
     folder.chmod(0o755)  # the embedded server is another user's where we are root
     started = time.monotonic()
@@ -59,7 +65,7 @@ def main() -> None:
         console.print(f"[{time.monotonic() - started:6.0f} s] {what}", markup=False, soft_wrap=True)
 
     if not full:
-        tell(f"a partial run: its page is {page}, {PAGE} stays as it is")
+        tell(f"a partial run: its page is {page}, {usual} stays as it is")
     try:
         results = run(arguments, folder, tell)
     finally:
@@ -78,7 +84,8 @@ def run(arguments: argparse.Namespace, folder: Path, tell: Tell) -> dict[str, An
     """Both parts, as they are kept."""
     results: dict[str, Any] = {
         "command": f"python -m benchmarks.search --rows {arguments.rows} --common-rows {arguments.common_rows} "
-        f"--dimensions {arguments.dimensions} --queries {arguments.queries}",
+        f"--dimensions {arguments.dimensions} --queries {arguments.queries} --structure {arguments.structure}",
+        "structure": arguments.structure,
         "cores": os.cpu_count(),
         "memory_gib": psutil.virtual_memory().total / 2**30,
         "target_recall": TARGET_RECALL,
@@ -89,7 +96,7 @@ def run(arguments: argparse.Namespace, folder: Path, tell: Tell) -> dict[str, An
     }
     for name, rows, measured in (("large", arguments.rows, large), ("common", arguments.common_rows, common)):
         if rows:
-            corpus = Corpus(rows, arguments.dimensions, arguments.queries)
+            corpus = Corpus(rows, arguments.dimensions, arguments.queries, structure=arguments.structure)
             with served(folder / name, "bench") as database:
                 results["versions"] |= _versions(database)
                 results[name] = measured(database, corpus, folder / name, arguments.seconds, tell)
@@ -181,6 +188,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=ROWS, help="of the large set; 0 leaves it out")
     parser.add_argument("--common-rows", type=int, default=COMMON_ROWS, help="of the common set; 0 leaves it out")
     parser.add_argument("--dimensions", type=int, default=DIMENSIONS)
+    parser.add_argument("--structure", choices=STRUCTURES, default="semantic", help="how the vectors lie (corpus.py)")
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=5, help="that many clients search, each time")
     parser.add_argument(
@@ -188,7 +196,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--keep", action="store_true", help="leave the databases where they are")
     parser.add_argument("--again", type=Path, help="measure what a run with --keep left in that folder")
-    parser.add_argument("--page", type=Path, help=f"write the page there (a whole run: {PAGE})")
+    parser.add_argument("--page", type=Path, help="write the page there (a whole run: one of docs/)")
     parser.add_argument("--quick", action="store_true", help="20,000 and 5,000 rows: shows that it runs, not how fast")
     parser.add_argument("--render", action="store_true", help="write the page anew from the results beside it")
     arguments = parser.parse_args()

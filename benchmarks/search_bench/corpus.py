@@ -1,8 +1,8 @@
 """Vectors and cases to search: seeded, made block by block, never all in memory. No database and no engine here.
 
-A vector is a topic, a family within it and a deviation of its own, as test cases are: calibrated on the vectors of
-real cases by their spectrum, by the cosines of their 1st, 10th, 100th and 1,000th neighbours, and by the recall of
-binary HNSW over ef_search (docs/benchmark-search.md tells how near).
+A vector is an area, a topic in it, a family within that and a deviation of its own, as test cases are. How much of each
+is calibrated on the vectors of real cases: by the cosines of their 1st, 10th, 100th and 1,000th neighbours, and by
+the recall of an HNSW graph over ef_search.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ RANK = 512
 """Directions that topics and families differ in."""
 EDITS = 256
 """Directions that the cases of one family differ in; few of them count, as their spectrum falls."""
-MEAN = 0.26
-"""Length of what all vectors share."""
+AREAS = 12
 FIRST_ID = 729
 VOCABULARY = 30_000
 TITLE_WORDS, BODY_WORDS, QUERY_WORDS = 8, 24, 4
@@ -58,6 +57,38 @@ FILTERS = (
 queries have none nearby, which is the hard kind for a graph."""
 
 
+Beta = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """How vectors lie to one another. Shares of variance are drawn from beta distributions."""
+
+    shared: float
+    """Length of what all vectors share."""
+    topics: float
+    """Topics, as a multiple of the square root of rows."""
+    topic: Beta | None
+    """Share of an area's variance that its topics make; None: topics have nothing in common."""
+    family: Beta
+    """Share of a topic's that its families make,"""
+    case: Beta
+    """and of a family's that its cases make."""
+    mixed: Beta | None
+    """How much of another family a case has, up to half; None: nothing, so that families are islands."""
+    falling: tuple[float, float]
+    """Exponents of the spectra of what topics and families differ in, and of what cases do."""
+
+
+STRUCTURES = {
+    "semantic": Structure(0.29, 1, (4, 3), (3, 4), (2, 4), (2, 3), (0.65, 0.8)),
+    "lexical": Structure(0.26, 2, None, (3, 3), (1, 1.5), None, (0.4, 0.6)),
+}
+"""`semantic`: as a language model places real cases (all-MiniLM-L6-v2). `lexical`: as the lexical embedder does, with
+families that have little in common: the harder kind for a graph. page.py tells how near both are to what they imitate.
+"""
+
+
 @dataclass(frozen=True)
 class Corpus:
     """`rows` unit vectors of `dimensions`, the cases they belong to, and queries that are none of them."""
@@ -66,6 +97,11 @@ class Corpus:
     dimensions: int
     queries: int = 200
     seed: int = 729
+    structure: str = "semantic"
+
+    @property
+    def _structure(self) -> Structure:
+        return STRUCTURES[self.structure]
 
     def _generator(self, *purpose: int) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64([self.seed, *purpose]))
@@ -77,7 +113,7 @@ class Corpus:
     @cached_property
     def topics(self) -> int:
         """How many topics there are."""
-        return max(4, int(2 * self.rows**0.5))
+        return max(4, int(self._structure.topics * self.rows**0.5))
 
     @cached_property
     def _topic_of_family(self) -> Rows:
@@ -98,15 +134,20 @@ class Corpus:
     @cached_property
     def _spread(self) -> tuple[Floats, Floats]:
         """(share of a topic's variance that its families make, share of a family's that its cases make)."""
-        within_topic = self._generator(5).beta(3, 3, self.topics)
-        within_family = self._generator(6).beta(1, 1.5, len(self._topic_of_family))
+        within_topic = self._generator(5).beta(*self._structure.family, self.topics)
+        within_family = self._generator(6).beta(*self._structure.case, len(self._topic_of_family))
         return within_topic.astype(np.float32), within_family.astype(np.float32)
 
     @cached_property
     def _centres(self) -> NDArray[np.float16]:
         """(families, rank): 171 MB at 1,000,000 rows."""
-        spectrum = _spectrum(self._rank, 0.4, 3)
+        spectrum = _spectrum(self._rank, self._structure.falling[0], 3)
         topics = self._generator(7).standard_normal((self.topics, self._rank), dtype=np.float32) * spectrum
+        if self._structure.topic is not None:
+            areas = self._generator(14).standard_normal((AREAS, self._rank), dtype=np.float32) * spectrum
+            area = self._generator(15).choice(AREAS, self.topics, p=_power_law(AREAS, 0.7))
+            own = self._generator(16).beta(*self._structure.topic, self.topics).astype(np.float32)[:, None]
+            topics = np.sqrt(1 - own) * areas[area] + np.sqrt(own) * topics
         share = self._spread[0][self._topic_of_family][:, None]
         families = self._generator(8)
         centres = np.empty((len(share), self._rank), dtype=np.float16)
@@ -121,7 +162,7 @@ class Corpus:
         """(where the strong directions lie before they are rotated, what all vectors share)."""
         shared = self._generator(10).standard_normal(self.dimensions)
         order = self._generator(9).permutation(self.dimensions)
-        return order, (shared * MEAN / np.linalg.norm(shared)).astype(np.float32)
+        return order, (shared * self._structure.shared / np.linalg.norm(shared)).astype(np.float32)
 
     def vectors(self, block: int) -> NDArray[np.float16]:
         """Block number `block` of the vectors, as half precision stores them: up to (4096, dimensions)."""
@@ -139,12 +180,21 @@ class Corpus:
         own = self._spread[1][family] * generator.gamma(1, 1, len(rows)).astype(np.float32)
         own = np.clip(own, 0.01, 0.95)[:, None]
         edits = min(EDITS, self.dimensions)
-        edit = generator.standard_normal((len(rows), edits), dtype=np.float32) * _spectrum(edits, 0.6, 1)
-        # Each family is edited in directions of its own, as a template is where its blanks are.
-        directions = (family[:, None] * 7919 + np.arange(edits)) % self.dimensions
+        edit = generator.standard_normal((len(rows), edits), dtype=np.float32)
+        edit *= _spectrum(edits, self._structure.falling[1], 1)
+        centre = self._centres[family].astype(np.float32)
+        if self._structure.mixed is None:
+            # Each family is edited in directions of its own, as a template is where its blanks are.
+            directions = (family[:, None] * 7919 + np.arange(edits)) % self.dimensions
+        else:
+            directions = np.broadcast_to(np.arange(edits), (len(rows), edits))
+            mixed = generator.beta(*self._structure.mixed, len(rows)).astype(np.float32)[:, None] / 2
+            other = self._family[generator.integers(0, self.rows, len(rows))]
+            centre = (1 - mixed) * centre + mixed * self._centres[other].astype(np.float32)
+            centre /= np.linalg.norm(centre, axis=1, keepdims=True)
         found = np.zeros((len(rows), self.dimensions), dtype=np.float32)
         found[np.arange(len(rows))[:, None], order[directions]] = edit * np.sqrt(own)
-        found[:, order[: self._rank]] += np.sqrt(1 - own) * self._centres[family].astype(np.float32)
+        found[:, order[: self._rank]] += np.sqrt(1 - own) * centre
         # A rotation: the strong directions come to lie across all coordinates, as in a learnt embedding.
         found = dct(found, norm="ortho", axis=1, overwrite_x=True)
         found += shared

@@ -23,14 +23,14 @@ STYLE = {"font.size": 9, "svg.hashsalt": "qbench", "svg.fonttype": "none", "axes
          "axes.spines.right": False, "axes.axisbelow": True}  # fmt: skip
 
 
-def draw(results: Results, folder: Path) -> list[tuple[str, str]]:
-    """Write the plots there are results for; (file name, what it shows)."""
+def draw(results: Results, page: Path) -> list[tuple[str, str]]:
+    """Write the plots there are results for beside the page; (file name, what it shows)."""
     wanted: list[tuple[str, str, Callable[[Axes, Results], None], bool]] = [
-        ("benchmark-search-curve.svg", "Recall@10 against the median latency, one client, common set", _curves,
+        (f"{page.stem}-curve.svg", "Recall@10 against the median latency, one client, common set", _curves,
          bool(results["common"])),
-        ("benchmark-search-build.svg", "Seconds to store and index, and size of the index, common set", _builds,
+        (f"{page.stem}-build.svg", "Seconds to store and index, and size of the index, common set", _builds,
          bool(results["common"])),
-        ("benchmark-search-filters.svg", "95th percentile of a search, by filter", _filters,
+        (f"{page.stem}-filters.svg", "95th percentile of a search, by filter", _filters,
          bool(results["large"])),
     ]  # fmt: skip
     drawn = []
@@ -39,7 +39,7 @@ def draw(results: Results, folder: Path) -> list[tuple[str, str]]:
             if there:
                 figure = Figure(figsize=(7.2, 3.4), layout="constrained")
                 plot(figure.add_subplot(), results)
-                figure.savefig(folder / name, metadata={"Date": None})
+                figure.savefig(page.with_name(name), metadata={"Date": None})
                 drawn.append((name, title))
     return drawn
 

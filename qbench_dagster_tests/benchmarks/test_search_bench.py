@@ -28,7 +28,8 @@ def results(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> dict:
     folder = tmp_path_factory.mktemp("bench")
     told: list[str] = []
     kept = {
-        "command": "python -m benchmarks.search", "cores": 2, "memory_gib": 8.0, "target_recall": 0.99,
+        "command": "python -m benchmarks.search", "structure": "semantic", "cores": 2, "memory_gib": 8.0,
+        "target_recall": 0.99,
         "versions": {"PostgreSQL": "18"}, "graph": {"m": 16, "ef_construction": 128}, "full": False, "seconds": 60.0,
     }  # fmt: skip
     for name, part in (("large", search.large), ("common", search.common)):

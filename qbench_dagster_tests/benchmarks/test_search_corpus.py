@@ -33,13 +33,17 @@ def test_vectors_are_unit_vectors_that_differ_and_queries_are_none_of_them() -> 
     assert (CORPUS.query_vectors @ vectors.T).max() < 0.9999
 
 
-def test_neighbours_stand_out_as_those_of_real_cases_do() -> None:
-    corpus = Corpus(BLOCK + 300, 256, queries=40)
+@pytest.mark.parametrize(
+    ("structure", "first", "hundredth"),
+    [("semantic", [0.78, 0.85, 0.92], 0.55), ("lexical", [0.65, 0.85, 0.94], 0.27)],
+)
+def test_neighbours_stand_out_as_those_of_real_cases_do(structure: str, first: list[float], hundredth: float) -> None:
+    corpus = Corpus(BLOCK + 300, 256, queries=40, structure=structure)
     cosines = corpus.query_vectors @ _matrix(corpus).T
     nearest = np.sort(cosines, axis=1)[:, ::-1]
-    assert np.quantile(nearest[:, 0], [0.25, 0.5, 0.75]) == pytest.approx([0.65, 0.85, 0.94], abs=0.08)
-    assert np.median(nearest[:, 100]) == pytest.approx(0.27, abs=0.08)
-    assert np.median(cosines) < 0.1
+    assert np.quantile(nearest[:, 0], [0.25, 0.5, 0.75]) == pytest.approx(first, abs=0.08)
+    assert np.median(nearest[:, 100]) == pytest.approx(hundredth, abs=0.08)
+    assert np.median(cosines) < 0.14
 
 
 @pytest.mark.parametrize("given", FILTERS, ids=lambda each: each.name)
@@ -93,6 +97,8 @@ def test_the_truth_is_what_comparing_everything_finds() -> None:
         ranked = -np.sort(-cosines[:, matching], axis=1)
         assert truth.recall(ranked[:, :10].tolist(), name) == 1
         reachable = min(10, matching.sum())
+        if not reachable:  # no topic is as small as a thousandth of so few rows
+            continue
         assert truth.recall(ranked[:, 1:10].tolist(), name) == pytest.approx(1 - 1 / reachable, abs=0.1 / reachable)
         if matching.sum() > 60:
             assert truth.recall(ranked[:, 50:60].tolist(), name) < 0.3
