@@ -62,12 +62,13 @@ $$;
 -- The k texts of a kind (doc, step) nearest to a query, of those that a published case matching `wanted` holds.
 -- store.index_builds says how they are indexed; without an index all that match are compared exactly.
 --
--- With one, its first texts are compared exactly, whatever they match, and then taken in that order as long as they do:
--- comparing takes 1 µs, and looking a text's cases up 5. As many as recall needs (`depth`) where there is no filter.
--- Of a random share s of the texts the nearest are among fewer candidates, depth * sqrt(s) of its own, so under a filter
--- depth * (1.5 / sqrt(s) - 0.5) are visited. Whether s is that around the query, the k that were found tell by the place of the
--- last; if not, once more are. Where the index (8 µs a text) would take longer than comparing all that match (3 µs), those
--- are compared: up to 8,600 of a million at a depth of 200.
+-- With one, its first texts are candidates: as many as recall needs (`depth`) where there is no filter, compared exactly,
+-- and then taken in that order as long as a case holds them: looking that up takes 5 µs, comparing 1 to 8.
+-- Under a filter that a share s of the texts match, only what matches is compared. It has fewer candidates of its own to
+-- be found among: of a million, recall@10 0.99 takes 500 of all, 200 where half match, 45 of 5 %, which is depth * s ^ 0.8.
+-- So depth * s ^ -0.2 texts are visited, and at least as many as should hold 4 k that match. If around the query fewer do,
+-- twice as many are. Where the index (22 µs a text) would take longer than comparing all that match, those are
+-- compared: up to 16,000 of a million at a depth of 500.
 CREATE OR REPLACE FUNCTION store.nearest_texts(space text, kind text, query vector, k integer, wanted store.filter)
 RETURNS TABLE (text_hash bytea, distance double precision)
 LANGUAGE plpgsql STABLE ROWS 20
@@ -93,6 +94,14 @@ DECLARE
         || CASE WHEN wanted IS NULL THEN ' WHERE true' ELSE ' WHERE store.matches(d, $1)' END  -- null: all fields of it
         || CASE WHEN (wanted).phrases IS NULL THEN '' ELSE ' AND EXISTS (SELECT FROM store.test_words w
             WHERE w.test_case_id = d.test_case_id AND w.words @@ ($1).phrases)' END;
+    candidates CONSTANT text := format('SELECT v.text_hash, v.embedding FROM %1$s ORDER BY %2$s LIMIT $4', vectors,
+        CASE build.strategy
+            WHEN 'binary' THEN
+                format('binary_quantize(v.embedding)::bit(%1$s) <~> binary_quantize($2)::bit(%1$s)', s.dimensions)
+            WHEN 'subvector' THEN
+                format('subvector(v.embedding, 1, %1$s)::halfvec(%1$s) <=> subvector($2, 1, %1$s)::halfvec(%1$s)',
+                       build.shortened)
+            ELSE format('v.embedding::halfvec(%1$s) <=> $2::halfvec(%1$s)', s.dimensions) END);
     -- Adding 0 keeps the planner from answering the exact ranking from an approximate index.
     distance CONSTANT text := format('(v.embedding <=> $2::%I) + 0', s.vector_type);
     ranked CONSTANT text := 'SELECT v.text_hash, ' || distance || ' AS distance FROM ' || vectors
@@ -102,9 +111,9 @@ DECLARE
     repeats double precision := 1;  -- rows of cases or steps for each of the texts
     matching double precision := texts;
     visits integer := depth;
+    own double precision;  -- candidates that match
     hashes bytea[];
     distances double precision[];
-    last_place bigint;
 BEGIN
     IF coalesce(build.strategy, 'exact') = 'exact' THEN
         RETURN QUERY EXECUTE format(ranked, format('EXISTS (SELECT FROM %s AND %s = v.text_hash)', holders, holder))
@@ -120,34 +129,30 @@ BEGIN
                 INTO hashes USING wanted, ceil(exact_limit * repeats) + 1;
             matching := greatest(1, cardinality(hashes) / repeats);
         END IF;
-        visits := least(greatest(depth, depth * (1.5 * sqrt(texts / matching) - 0.5)), 1000000);
+        visits := least(greatest(1.1 * depth * (texts / matching) ^ 0.2, 4 * k * texts / matching), 1000000);
     END IF;
     IF hashes IS NULL OR matching > exact_limit THEN
         PERFORM set_config(
             CASE build.strategy WHEN 'ivfflat' THEN 'ivfflat.probes' ELSE 'hnsw.ef_search' END, build.ef_search::text, true);
         LOOP
-            EXECUTE format('SELECT array_agg(f.text_hash), array_agg(f.distance), max(f.place) FROM (
-                    SELECT r.text_hash, r.distance, r.place FROM (
-                        SELECT c.text_hash, c.distance, row_number() OVER (ORDER BY c.distance, c.text_hash) AS place
-                        FROM (SELECT v.text_hash, %1$s AS distance FROM %2$s ORDER BY %3$s LIMIT $4) c) r
-                    WHERE (SELECT true FROM %4$s AND %5$s = r.text_hash LIMIT 1)
-                    ORDER BY r.distance, r.text_hash LIMIT $3) f',
-                distance, vectors, CASE build.strategy
-                    WHEN 'binary' THEN
-                        format('binary_quantize(v.embedding)::bit(%1$s) <~> binary_quantize($2)::bit(%1$s)', s.dimensions)
-                    WHEN 'subvector' THEN
-                        format('subvector(v.embedding, 1, %1$s)::halfvec(%1$s) <=> subvector($2, 1, %1$s)::halfvec(%1$s)',
-                               build.shortened)
-                    ELSE format('v.embedding::halfvec(%1$s) <=> $2::halfvec(%1$s)', s.dimensions) END,
-                holders, holder)
-                INTO hashes, distances, last_place USING wanted, query, k, visits;
-            IF cardinality(hashes) = k
-                AND (wanted IS NULL OR visits >= depth * (1.2 * sqrt(last_place / k::double precision) - 0.2)) THEN
+            EXECUTE format(CASE WHEN wanted IS NULL THEN
+                    'SELECT array_agg(f.text_hash), array_agg(f.distance), count(*) FROM (
+                        SELECT r.text_hash, r.distance
+                        FROM (SELECT v.text_hash, %1$s AS distance FROM (%2$s) v ORDER BY distance, v.text_hash) r
+                        WHERE (SELECT true FROM %3$s AND %4$s = r.text_hash LIMIT 1)
+                        ORDER BY r.distance, r.text_hash LIMIT $3) f'
+                ELSE
+                    'SELECT (array_agg(f.text_hash ORDER BY f.distance, f.text_hash))[:$3],
+                            (array_agg(f.distance ORDER BY f.distance, f.text_hash))[:$3], count(*) FROM (
+                        SELECT v.text_hash, %1$s AS distance FROM (%2$s) v
+                        WHERE (SELECT true FROM %3$s AND %4$s = v.text_hash LIMIT 1)) f'
+                END, distance, candidates, holders, holder)
+                INTO hashes, distances, own USING wanted, query, k, visits;
+            IF (wanted IS NULL AND own = k) OR (own >= 3 * k AND visits >= depth * (visits / nullif(own, 0)) ^ 0.2) THEN
                 RETURN QUERY SELECT * FROM unnest(hashes, distances);
                 RETURN;
             END IF;
-            visits := CASE cardinality(hashes)
-                WHEN k THEN 2 * depth * sqrt(last_place / k::double precision) ELSE 4 * visits END;
+            visits := 2 * visits;
             EXIT WHEN 8 * visits > 3 * matching;
         END LOOP;
         EXECUTE format('SELECT ARRAY(SELECT %s FROM %s)', holder, holders) INTO hashes USING wanted;

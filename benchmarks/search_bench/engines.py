@@ -120,7 +120,7 @@ class SearchFunctions(_InPostgres):
 
     name = "qbench (binary + rerank)"
     about = "qbench.search_documents: HNSW on the signs of the coordinates, candidates compared exactly"
-    depths: Sequence[int] = (40, 60, 80, 100, 150, 200, 300, 400, 600, 800, 1000, 1500, 2000)
+    depths: Sequence[int] = (40, 60, 80, 100, 150, 200, 300, 400, 500, 600, 800, 1000, 1500, 2000)
     strategy = "binary"
 
     def set_depth(self, depth: int) -> None:

@@ -536,7 +536,7 @@ def test_tampering_after_a_report_is_seen(healthy: Database, tamper: str, findin
 def test_a_report_says_nothing_of_other_search_functions(healthy: Database) -> None:
     assert report(healthy).passed
     ((made,),) = rows(healthy, "SELECT pg_get_functiondef('store.nearest_texts'::regproc)")
-    execute(healthy, made.replace("depth * (1.5", "depth * (1.4"))
+    execute(healthy, made.replace("1.1 * depth", "1.2 * depth"))
     try:
         assert report(healthy).fresh
     finally:

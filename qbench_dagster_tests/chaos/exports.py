@@ -121,7 +121,7 @@ def lose_cases(export: Path, share: float) -> None:
     with closing(sqlite3.connect(export)) as connection, connection:
         connection.execute(
             "DELETE FROM cases WHERE id IN (SELECT id FROM cases ORDER BY id DESC "
-            "LIMIT (SELECT count(*) * ? FROM cases))",
+            "LIMIT (SELECT CAST(count(*) * ? AS INTEGER) FROM cases))",
             (share,),
         )
 
