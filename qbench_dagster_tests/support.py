@@ -33,6 +33,22 @@ SPACE = Space("space_lexical_64", "lexical-v1", 64, "halfvec")
 EXACT = IndexSettings(strategy="exact", m=16, ef_construction=64, ef_search=100)
 BINARY = IndexSettings(strategy="binary", m=16, ef_construction=64, ef_search=100)
 
+
+class Time:
+    """Simulated: it passes only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.slept: list[float] = []
+
+    def clock(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
 CASE_COLUMNS = {
     "id": "INTEGER NOT NULL PRIMARY KEY",
     "suite_id": "INTEGER",

@@ -54,6 +54,9 @@ SELECT has_database_privilege(current_database(), 'CREATE');
 -- Where CREATE EXTENSION puts it; quoted, for a name of any kind.
 SELECT set_config('search_path', quote_ident(:'schema'), false);
 
+-- name: has_documents
+SELECT to_regclass('store.test_documents') IS NOT NULL;
+
 -- name: published
 SELECT count(*) FROM store.test_documents;
 

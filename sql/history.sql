@@ -50,9 +50,11 @@ ON CONFLICT (test_case_id, doc_hash) DO UPDATE SET content = excluded.content, s
 UPDATE store.sync_runs SET finished_at = clock_timestamp() WHERE run_id = :'run_id' AND finished_at IS NULL;
 
 -- name: overdue
--- A rollback whose holds are in effect stays: undoing it is how they are lifted.
+-- By its end: a run may take longer than the history is kept. One without an end was killed, or goes on: no run takes a
+-- week. A rollback whose holds are in effect stays: undoing it lifts them.
 SELECT array_agg(id) FROM store.sync_runs r
-WHERE purged_at IS NULL AND started_at < now() - make_interval(days => :'days')
+WHERE purged_at IS NULL
+  AND coalesce(finished_at, started_at + interval '7 days') < now() - make_interval(days => :'days')
   AND NOT EXISTS (SELECT FROM store.held_cases h WHERE h.sync_id = r.id);
 
 -- name: purge_changes
@@ -64,11 +66,14 @@ SELECT count(*) FROM gone;
 -- Those that no sync refers to any more. By date too: one that is kept again at this moment is of a sync not seen yet.
 WITH gone AS (
     DELETE FROM store.case_versions v
-    WHERE v.saved_at < now() - make_interval(days => :'days')
-      AND NOT EXISTS (SELECT FROM store.change_log c
-                      WHERE c.test_case_id = v.test_case_id AND c.before_hash = v.doc_hash)
-      AND NOT EXISTS (SELECT FROM store.change_log c
-                      WHERE c.test_case_id = v.test_case_id AND c.after_hash = v.doc_hash)
+    USING (SELECT o.test_case_id, o.doc_hash FROM store.case_versions o
+           WHERE o.saved_at < now() - make_interval(days => :'days')
+             AND NOT EXISTS (SELECT FROM store.change_log c
+                             WHERE c.test_case_id = o.test_case_id AND c.before_hash = o.doc_hash)
+             AND NOT EXISTS (SELECT FROM store.change_log c
+                             WHERE c.test_case_id = o.test_case_id AND c.after_hash = o.doc_hash)
+           FOR UPDATE OF o SKIP LOCKED) g  -- whoever publishes locks them in another order
+    WHERE (v.test_case_id, v.doc_hash) = (g.test_case_id, g.doc_hash)
     RETURNING 1)
 SELECT count(*) FROM gone;
 
@@ -212,6 +217,13 @@ SELECT min(case_id) AS lower, max(case_id) + 1 AS upper FROM pg_temp.due;
 -- What a hold keeps out is published: a rollback is undone, and each of its holds keeps out what it had taken away.
 DELETE FROM store.held_cases h USING pg_temp.due u
 WHERE u.case_id = h.test_case_id AND u.after_hash IS NOT DISTINCT FROM h.staged_hash;
+
+-- name: count_held
+SELECT count(*) FROM store.held_cases WHERE sync_id = :'sync_id';
+
+-- name: release_holds
+-- What is published stays; what is staged is due from now on.
+DELETE FROM store.held_cases WHERE sync_id = :'sync_id';
 
 -- name: hold_undone
 -- What was undone is what is staged: the next run would do it again. What is staged beyond that is newer, and is due.

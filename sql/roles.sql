@@ -65,7 +65,8 @@ BEGIN
                    CASE WHEN n.nspname = 'dagster' THEN 'qbench_writer' ELSE 'qbench_owner' END AS owner
             FROM pg_namespace n
             WHERE n.nspname IN ('landing', 'staging', 'store', 'qbench', 'dagster')
-               OR EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = 'doc_embeddings')
+               OR starts_with(n.nspname, 'space_') AND EXISTS (
+                   SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = 'doc_embeddings')
         )
         SELECT format('ALTER SCHEMA %I OWNER TO %I', nspname, owner) FROM rooms WHERE nspowner <> owner::regrole
         UNION ALL

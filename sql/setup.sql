@@ -42,10 +42,14 @@ ORDER BY xact_start LIMIT 3;
 INSERT INTO store.schema_versions (name, checksum) VALUES (:'name', :'checksum');
 
 -- name: configure_session
+-- Of a client that vanished the server lets go, with its locks, after two minutes; by the kernel's own after two hours.
 SELECT set_config('application_name', :'application_name', false),
        set_config('statement_timeout', :'statement_timeout', false),
        set_config('lock_timeout', :'lock_timeout', false),
        set_config('idle_in_transaction_session_timeout', '0', false),
+       set_config('tcp_keepalives_idle', '60', false),
+       set_config('tcp_keepalives_interval', '15', false),
+       set_config('tcp_keepalives_count', '4', false),
        set_config('search_path', :'search_path', false);
 
 -- name: try_advisory_lock

@@ -3,6 +3,12 @@
 -- name: is_published
 SELECT EXISTS (SELECT FROM store.test_documents);
 
+-- name: is_made
+SELECT EXISTS (SELECT FROM store.spaces WHERE name = :'space');
+
+-- name: is_filled
+SELECT EXISTS (SELECT FROM :"space".doc_embeddings) OR EXISTS (SELECT FROM :"space".step_embeddings);
+
 -- name: landed_ids
 -- Of every row that was seen: rows kept aside count, or a case that is too large would be news for ever.
 SELECT id FROM landing.cases WHERE removed_at IS NULL

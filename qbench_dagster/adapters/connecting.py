@@ -37,6 +37,9 @@ class _JsonTextDumper(Dumper):
 psycopg.adapters.register_dumper(JsonText, _JsonTextDumper)
 
 CONNECT_TIMEOUT_S = 15
+KEEPALIVE = {"keepalives_idle": 60, "keepalives_interval": 15, "keepalives_count": 4}
+"""Seconds, and how often: a server that vanished is noticed within two minutes, with the kernel's own only after two
+hours; and a firewall that forgets what is idle for some minutes does not forget us."""
 SHOWN_PARAMETERS = {"host", "hostaddr", "port", "dbname", "user", "sslmode"}
 
 
@@ -59,6 +62,11 @@ def without_password(url: str) -> str:
     return f"{scheme}://{user if at else ''}{at}{where}" + (f"?{shown}" if shown else "")
 
 
+def keepalive(url: str) -> dict[str, int]:
+    """KEEPALIVE, as far as `url` says nothing else."""
+    return {name: value for name, value in KEEPALIVE.items() if name not in conninfo_to_dict(url)}
+
+
 def connect(url: str, *, autocommit: bool = False) -> Connection:
     """A first connection. Raises DatabaseError, without the password or a part of it."""
     scheme, _, rest = url.partition("://")
@@ -76,7 +84,11 @@ def connect(url: str, *, autocommit: bool = False) -> Connection:
         )
     try:
         return psycopg.connect(
-            url, connect_timeout=CONNECT_TIMEOUT_S, application_name="qbench start", autocommit=autocommit
+            url,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            application_name="qbench start",
+            autocommit=autocommit,
+            **keepalive(url),  # type: ignore[arg-type]
         )
     except psycopg.OperationalError as error:
         raise DatabaseError(

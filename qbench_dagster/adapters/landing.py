@@ -73,6 +73,7 @@ def land_lookups(
                 query = statement("land.sql", "replace_sections")
             written += fetch_value(connection, query, **values)
             connection.execute(statement("land.sql", "record_lookup"), content)
+        export.check_unchanged()
     return written
 
 
@@ -107,6 +108,7 @@ def guard_deletes(
     with database.connection("guard deletes", long=True) as connection:
         known = [case_id for (case_id,) in connection.execute(statement("land.sql", "known_ids"), bounds, binary=True)]
     gone = sorted(set(known).difference(export.case_ids()))
+    export.check_unchanged()
     if not gone:
         return
     for each in ranges:
@@ -124,7 +126,7 @@ def land_cases(database: Database, export: TestRailExport, case_range: CaseRange
     """Land one partition in one transaction. Rows whose content hash is known are not written.
 
     Raises DeleteGuardError, before anything is changed, if more than `max_delete_share` of the partition's
-    cases (and at least 50) would go.
+    cases (and at least 50) would go; ExportError, likewise, if the file is damaged or was written over meanwhile.
     """
     landed = Landed()
     bounds = {"lower": case_range.lower, "upper": case_range.upper}
@@ -160,16 +162,16 @@ def land_cases(database: Database, export: TestRailExport, case_range: CaseRange
             landed.source_rows += len(batch)
             if incoming:
                 landed.replacement_characters += _copy(connection, export, incoming)
+        without_id = export.rows_without_id() if case_range.is_first else []
+        export.check_unchanged()  # everything was read
         _guard_deletes(case_range.key, known, before, max_delete_share)
         if landed.added or landed.changed:
             landed.rows_written += connection.execute(statement("land.sql", "upsert_cases")).rowcount
         if known or outgrown:
             gone = {"ids": [*known, *outgrown]}
             landed.removed = connection.execute(statement("land.sql", "bury_cases"), gone).rowcount
-        if case_range.is_first:
-            without_id = export.rows_without_id()
-            landed.source_rows += len(without_id)
-            rejected += [_RejectedRow(row, None, RejectReason.INVALID_ID) for row in without_id]
+        landed.source_rows += len(without_id)
+        rejected += [_RejectedRow(row, None, RejectReason.INVALID_ID) for row in without_id]
         landed.rows_written += landed.removed + _sync_rejected(connection, export, case_range, rejected)
         landed.rejected_rows = len(rejected)
         landed.held = fetch_value(

@@ -100,11 +100,13 @@ def run_tool(
     name: str,
     watch: Callable[[], None] = lambda: None,
     hold: int | None = None,
+    forgive: str | None = None,
 ) -> str:
     """Run a program to its end and return its stdout; `watch` is called now and then meanwhile.
 
     `name` is its application_name. It inherits the descriptor `hold`: a lock on that outlasts us, if we are killed, for
-    as long as the program does. Raises BackupError with what it said first and last.
+    as long as the program does. Raises BackupError with what it said first and last; not where each of its errors names
+    `forgive`, and it went on after them to its end.
     """
     environment = {**os.environ, **variables, "PGAPPNAME": name, "LC_ALL": "C"}
     with tempfile.TemporaryFile() as told, tempfile.TemporaryFile() as said:
@@ -126,9 +128,16 @@ def run_tool(
         if code != 0:
             said.seek(0)
             messages = said.read().decode(errors="replace")
-            raise BackupError(f"{Path(command[0]).name} failed: {_told(messages, code)}{_remedy(messages)}")
+            if not (forgive and code == 1 and _only(forgive, messages)):
+                raise BackupError(f"{Path(command[0]).name} failed: {_told(messages, code)}{_remedy(messages)}")
         told.seek(0)
         return told.read().decode(errors="replace")
+
+
+def _only(forgiven: str, messages: str) -> bool:
+    """Whether a program said of errors, and each names `forgiven`."""
+    errors = re.findall(r"^\w+: error: .*", messages, re.MULTILINE)
+    return bool(errors) and all(forgiven in error for error in errors)
 
 
 def _told(messages: str, code: int) -> str:

@@ -24,6 +24,7 @@ from qbench_dagster.adapters.connecting import (
     connect,
     fetch_dicts,
     fetch_value,
+    keepalive,
     without_password,
 )
 from qbench_dagster.adapters.migrating import check_server, ensure_vector, migrate
@@ -75,7 +76,7 @@ class Database:
             max_size=6,
             timeout=CONNECT_TIMEOUT_S * 2,
             max_idle=60,
-            kwargs={"autocommit": True, "connect_timeout": CONNECT_TIMEOUT_S},
+            kwargs={"autocommit": True, "connect_timeout": CONNECT_TIMEOUT_S, **keepalive(self.url)},
             check=ConnectionPool.check_connection,
             name="qbench",
             open=True,

@@ -24,7 +24,7 @@ from qbench_dagster.adapters.cutover import find_space
 from qbench_dagster.adapters.measuring import choice_in
 from qbench_dagster.adapters.migrating import check_server, ensure_vector
 from qbench_dagster.adapters.pg_tools import BackupError, Tool, connection_of, find_tool, run_tool
-from qbench_dagster.adapters.postgres import Connection, Database, fetch_dicts, fetch_value
+from qbench_dagster.adapters.postgres import Connection, Database, DatabaseError, fetch_dicts, fetch_value
 from qbench_dagster.adapters.row_hashes import Copying, Progress, rooms, table_states, tables
 from qbench_dagster.adapters.sql import sql_folder, statement
 from qbench_dagster.adapters.vectors import table_of
@@ -32,6 +32,9 @@ from qbench_dagster.core.indexes import IndexSettings
 from qbench_dagster.core.manifest import Manifest, ManifestError, differences, parse_manifest, split_rights, wrong_files
 
 OWNER = "qbench_owner"
+MIGRATIONS_LOCK = "qbench migrations"
+"""As setup.sql names it in `lock_migrations`: migrations and CREATE EXTENSION wait for it."""
+FIRST_WITH_TRANSACTION_TIMEOUT = 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,29 +83,43 @@ def restore(url: str, folder: Path, indexes: IndexSettings, progress: Progress) 
     major = int(manifest.tools.split(".")[0])
     tool = find_tool("pg_restore", major, f"a dump made by pg_dump {manifest.tools}")
     with connect(url, autocommit=True) as connection:
+        _hold_off_others(connection)
         _prepare(connection, manifest)
         try:
             work = _Restoring(url, folder, tool, connection, manifest, progress)
             notes = work.run()
         except BaseException:
             with suppress(psycopg.Error):  # of a connection that is lost: the next restore says what is there
-                for schema in rooms(connection):  # there was none
+                for schema in rooms(connection):  # there was none, and nobody else makes one meanwhile
                     connection.execute(statement("backup.sql", "drop_room", schema=schema))
             raise
         with connection.transaction():
             found = table_states(connection, list(rooms(connection)), progress)
         different = differences(manifest.tables, found)
-    with Database(url) as database:
-        notes += _build_indexes(database, indexes, progress)
-        _vacuum(database, progress)
+    if different:
+        return Restored(manifest, different, notes)
+    try:
+        with Database(url) as database:
+            notes += _build_indexes(database, indexes, progress)
+            _vacuum(database, progress)
+    except (DatabaseError, psycopg.Error) as error:  # the rows are proven: that is not to be lost
+        notes.append(f"an index or statistics are missing, and the next run makes them: {str(error).strip()}")
     return Restored(manifest, different, notes)
+
+
+def _hold_off_others(connection: Connection) -> None:
+    """Until this connection ends nobody else restores or migrates here: what fails may drop the schemas there are."""
+    if not fetch_value(connection, statement("setup.sql", "try_advisory_lock"), name=MIGRATIONS_LOCK):
+        raise BackupError("Another restore, or a run that sets up the database, is under way here. Let it end.")
 
 
 def _prepare(connection: Connection, manifest: Manifest) -> None:
     """See that the database can take it, before anything is written. Raises BackupError or DatabaseError."""
     check_server(connection)
     if held := rooms(connection):
-        cases = fetch_value(connection, statement("backup.sql", "published")) if "store" in held else 0
+        # The script of `qbench roles` makes the schemas empty.
+        loaded = fetch_value(connection, statement("backup.sql", "has_documents"))
+        cases = fetch_value(connection, statement("backup.sql", "published")) if loaded else 0
         dropped = ", ".join(f'"{schema}"' for schema in held)
         raise BackupError(
             f"The database holds {', '.join(held)} already ({cases:,} published cases), and a backup is never restored "
@@ -130,6 +147,7 @@ def _prepare(connection: Connection, manifest: Manifest) -> None:
             f"pgvector is in the schema {installed} here and was in {manifest.vector_schema}, which the dump names. "
             f"Move it: ALTER EXTENSION vector SET SCHEMA {manifest.vector_schema};"
         )
+    connection.execute(statement("backup.sql", "create_in"), {"schema": installed})  # the hashes call its functions
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +178,18 @@ class _Restoring:
         name = f"qbench restore {os.getpid()}"
         watch = Copying(self.connection, name, phase, self.manifest.rows if "row" in phase else 0, self.progress)
         watch()
+        forgive = self._unknown_setting()
         self._call(
-            "-d", where, "-j", jobs, "--no-password", "--exit-on-error", "--no-owner", "--no-privileges", *sections,
-            wanted=wanted, variables=variables, name=name, watch=watch,
+            "-d", where, "-j", jobs, "--no-password", *([] if forgive else ["--exit-on-error"]), "--no-owner",
+            "--no-privileges", *sections,
+            wanted=wanted, variables=variables, name=name, watch=watch, forgive=forgive,
         )  # fmt: skip
+
+    def _unknown_setting(self) -> str | None:
+        """What a newer pg_restore sets on connecting and an older server does not know: that alone is no failure."""
+        server = fetch_dicts(self.connection, statement("setup.sql", "server"))[0]["version_number"] // 10000
+        known = server >= FIRST_WITH_TRANSACTION_TIMEOUT or self.tool.major < FIRST_WITH_TRANSACTION_TIMEOUT
+        return None if known else "transaction_timeout"
 
     def _rights(self, wanted: Sequence[str]) -> list[str]:
         """Give the rights of the dump to the roles there are; say which are missing."""
@@ -187,6 +213,7 @@ class _Restoring:
         variables: Mapping[str, str] | None = None,
         name: str = "qbench restore",
         watch: Callable[[], None] = lambda: None,
+        forgive: str | None = None,
     ) -> str:
         """pg_restore over the dump, or over the `wanted` lines of its contents."""
         with tempfile.NamedTemporaryFile("w", suffix=".list", encoding="utf-8") as chosen:
@@ -194,7 +221,8 @@ class _Restoring:
                 chosen.write("".join(f"{line}\n" for line in wanted))
                 chosen.flush()
                 arguments = (*arguments, "-L", chosen.name)
-            return run_tool([self.tool.path, *arguments, self.folder / DUMP], variables or {}, name=name, watch=watch)
+            command: list[str | Path] = [self.tool.path, *arguments, self.folder / DUMP]
+            return run_tool(command, variables or {}, name=name, watch=watch, forgive=forgive)
 
 
 def _builds(connection: Connection) -> list[dict[str, Any]]:

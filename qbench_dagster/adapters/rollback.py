@@ -1,4 +1,5 @@
-"""Undoes a sync: its cases as they were before it, published in one transaction, as an entry of their own.
+"""Undoes a sync: its cases as they were before it, published in one transaction, as an entry of their own; lets go of
+what that holds.
 
 What is kept for it is `history.py`; what speaks against it is told in `core/history.py`.
 """
@@ -33,7 +34,7 @@ def plan_rollback(database: Database, sync_id: int) -> RollbackPlan:
 def roll_back(database: Database, sync_id: int, *, by: str, force: bool = False) -> int:
     """Publish the cases of a sync as they were before it; returns the number of the entry that this makes.
 
-    The next run leaves them so until the source changes again (store.held_cases); undoing the rollback lifts that.
+    The next run leaves them so until the source changes again (store.held_cases), or `release_holds` lets them go.
     One transaction: readers see all of it or nothing. Raises RollbackRefusedError, and changes nothing, where
     something later depends on the sync (unless `force`), or what it replaced, or a vector of it, is not there.
     """
@@ -55,6 +56,26 @@ def roll_back(database: Database, sync_id: int, *, by: str, force: bool = False)
         connection.execute(statement("history.sql", "hold_undone"), {"rollback_id": made})
     log.info("sync %d is undone by sync %d: %d cases", sync_id, made, plan.cases)
     return made
+
+
+def count_held(database: Database, sync_id: int) -> int:
+    """Cases that the rollback of that number holds. Raises DatabaseError if there is no such entry."""
+    with database.connection("holds") as connection:
+        find_sync(connection, sync_id)
+        return int(fetch_value(connection, statement("history.sql", "count_held"), sync_id=sync_id))
+
+
+def release_holds(database: Database, sync_id: int) -> int:
+    """Let go of the cases that a rollback holds; returns how many. The next run publishes what the source has of them.
+
+    Unlike undoing the rollback it takes nothing back: cases that changed again since stay as they are.
+    """
+    with database.connection(f"release {sync_id}", long=True) as connection, connection.transaction():
+        lock_all_ranges(connection)  # a run has read the holds when it publishes
+        find_sync(connection, sync_id)
+        released = connection.execute(statement("history.sql", "release_holds"), {"sync_id": sync_id}).rowcount
+    log.info("sync %d holds no case any more; it held %d", sync_id, released)
+    return released
 
 
 def _plan(connection: Connection, sync_id: int) -> RollbackPlan:

@@ -165,9 +165,10 @@ class TestRailAPI:
         except httpx2.TimeoutException as error:
             text = f"{self.url} did not answer {path} in time ({type(error).__name__}). {KEPT}"
             raise _AttemptError(TestRailError(text), retry=True) from None
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             why = self._shown(f"{type(error).__name__}: {error}").rstrip(".")
-            text = f"{self.url} dropped the connection ({why}). "
+            broken = isinstance(error, httpx2.DecodingError)
+            text = f"{self.url} {'sent what cannot be unpacked' if broken else 'dropped the connection'} ({why}). "
             if isinstance(error, httpx2.ConnectError | httpx2.ProxyError):
                 text = f"Cannot reach {self.url} ({why}). Check QBENCH_TESTRAIL_URL, the network and the proxy. "
             raise _AttemptError(TestRailError(text + KEPT), retry=True) from None

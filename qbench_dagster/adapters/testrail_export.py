@@ -67,14 +67,17 @@ class TestRailExport:
                 raise ExportError(f"{path}: there is no such file. Set QBENCH_EXPORT, or pass --export.")
             if not path.is_file():
                 raise ExportError(f"{path}: is a folder, not a SQLite file.")
-            self._had_wal = self._beside("-wal").exists()
+            self._had_wal, found = self._beside("-wal").exists(), path.stat()
         except OSError as error:
             raise ExportError(
                 f"{path}: cannot be reached ({error.strerror}). Check the path and the rights of its folders."
             ) from None
         self._connection = self._open()
         try:
-            self._check_size()
+            self._stat = path.stat()  # nobody writes by SQLite's rules from here on, as we hold its shared lock
+            self._is_wal = self._query("PRAGMA journal_mode") == [(b"wal",)]
+            if self._stat.st_ino == found.st_ino:  # else another was put in its place: which one is open nobody knows
+                self._check_size(self._stat.st_size)
             names = self._checked_columns()
         except BaseException:
             self.close()
@@ -93,13 +96,34 @@ class TestRailExport:
     def close(self) -> None:
         """Close the file, and take away what SQLite put beside it for us."""
         self._connection.close()
-        wal = self._beside("-wal")
-        if self._had_wal or not wal.exists() or wal.stat().st_size:
+        if self._had_wal or self._size_of_wal() != 0:
             return
         # Reading a file in WAL mode makes a -wal and a -shm, which a read-only connection leaves behind. One that
         # may write takes them away when it closes, if it is the last and (they are empty) has nothing to write.
         with suppress(sqlite3.Error), closing(sqlite3.connect(self._uri("rw"), uri=True)) as connection:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+
+    def check_unchanged(self) -> None:
+        """Raise ExportError if the file was written over since it was opened: what was read may be of both contents.
+
+        A file that was renamed to this path does no harm, as ours stays whole; nor does a writer in WAL mode.
+        """
+        try:
+            was, now = self._stat, self.path.stat()
+        except OSError:
+            return
+        if self._is_wal or now.st_ino != was.st_ino or (now.st_size, now.st_mtime_ns) == (was.st_size, was.st_mtime_ns):
+            return
+        raise ExportError(
+            f"{self.path}: was written over while it was read. Nothing of what was being read was stored. Run again; "
+            "write the next one under another name in that folder and rename it (cp new.db x && mv x export.db)."
+        )
+
+    def _size_of_wal(self) -> int | None:
+        try:
+            return self._beside("-wal").stat().st_size
+        except OSError:  # it goes when the last who has the file open closes it
+            return None
 
     def _beside(self, suffix: str) -> Path:
         return self.path.with_name(self.path.name + suffix)
@@ -129,14 +153,10 @@ class TestRailExport:
                 f"{self.path}: is not a SQLite database ({error}). Check the path, and that the copy is complete."
             ) from None
 
-    def _check_size(self) -> None:
+    def _check_size(self, size: int) -> None:
         """SQLite reads a file that was cut off inside its last page, taking zeros for what is missing."""
-        wal = self._beside("-wal")
-        size, whole = (
-            self.path.stat().st_size,
-            self._query("PRAGMA page_count")[0][0] * self._query("PRAGMA page_size")[0][0],
-        )
-        if size < whole and not (wal.exists() and wal.stat().st_size):
+        whole = self._query("PRAGMA page_count")[0][0] * self._query("PRAGMA page_size")[0][0]
+        if size < whole and not self._size_of_wal():
             raise ExportError(
                 f"{self.path}: is damaged (cut off: {size:,} of {whole:,} bytes). Copy or export it again."
             )

@@ -21,11 +21,11 @@ BUSY_TIMEOUT_S = 5.0
 
 
 def last_full_pull(path: Path, source: str) -> int | None:
-    """When the last finished full pull of `source` was begun, in Unix seconds of the server; None if there is none."""
+    """When the last finished full pull of `source` was begun, in Unix seconds of ours; None if there is none."""
     work = _working_file(path)
     if not work.exists():
         return None
-    uri = f"{work.absolute().as_uri()}?mode=ro"
+    uri = f"{work.absolute().as_uri()}?mode=rw"  # a pull that was killed leaves a journal, which mode=ro refuses
     with _told_clearly(path), closing(sqlite3.connect(uri, uri=True, timeout=1)) as db:
         found = dict(db.execute("SELECT name, value FROM state WHERE name IN ('source', 'completed_full')").fetchall())
     return int(found["completed_full"]) if found.get("source") == json.dumps(source) and len(found) == 2 else None

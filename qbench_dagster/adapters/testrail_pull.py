@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qbench_dagster.adapters.testrail_api import (
+    KEPT,
     NoAccessError,
     TestRailAPI,
     TestRailError,
@@ -113,7 +114,8 @@ def _begin(api: TestRailAPI, work: WorkingFile, projects: Collection[int], *, fu
     last = work.get("completed")
     listing = full or last is None
     visible = _table(api, "projects", "get_projects")
-    started = api.served_at or int(time.time())  # before any case is asked for: what changes later is of the next pull
+    begun = int(time.time())  # by our clock, as the sensor asks when the last one was
+    started = api.served_at or begun  # before any case is asked for: what changes later is of the next pull
     if unknown := sorted(set(projects).difference(visible)):
         raise TestRailError(
             f"{api.url} shows no project {', '.join(map(str, unknown))}. Check QBENCH_TESTRAIL_PROJECTS, and that the "
@@ -146,6 +148,7 @@ def _begin(api: TestRailAPI, work: WorkingFile, projects: Collection[int], *, fu
         no_access=no_access,
         listing=listing,
         started=started,
+        begun=begun,
         since=None if listing else last - overlap_s,
         fields=api.entries("get_case_fields", "case_fields"),
     )
@@ -172,16 +175,30 @@ class _Puller:
         """All that is left to do."""
         for part in self._work.parts():
             try:
-                if part.next_offset is not None:
-                    self._pages(part, part.next_offset)
-                else:
-                    self._finish(part)
-            except UnknownEntityError as error:
-                log.warning("Suite %s of project %d is gone: %s", part.suite_id, part.project_id, error)
-                self._work.drop_part(part)
+                self._go_on(part)
             except NoAccessError as error:
                 log.warning("Project %d is left as it is: %s", part.project_id, error)
                 self._work.lose_access(part.project_id)
+
+    def _go_on(self, part: Part) -> None:
+        try:
+            if part.next_offset is not None:
+                self._pages(part, part.next_offset)
+            else:
+                self._finish(part)
+        except UnknownEntityError as error:
+            # 400 also means other things, and a suite that is taken for gone loses its cases.
+            if self._is_listed(part):
+                raise TestRailError(f"{error} Yet it lists the suite: nothing of it was removed. {KEPT}") from None
+            log.warning("Suite %s of project %d is gone: %s", part.suite_id, part.project_id, error)
+            self._work.drop_part(part)
+
+    def _is_listed(self, part: Part) -> bool:
+        try:
+            suites = _table(self._api, "suites", f"get_suites/{part.project_id}", project_id=part.project_id)
+        except UnknownEntityError:
+            return False
+        return part.suite_id is None or part.suite_id in suites
 
     def _pages(self, part: Part, offset: int) -> None:
         path = _address("get_cases", part)

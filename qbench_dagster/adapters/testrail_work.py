@@ -42,7 +42,7 @@ _ROBBED: Final = """
 _OF_NO_SUITE: Final = """
     DELETE FROM sections WHERE suite_id NOT IN (SELECT id FROM suites UNION SELECT suite_id FROM cases)
 """
-_PER_PULL: Final = ("started", "full", "since", "added", "changed", "removed", "no_access", "fields")
+_PER_PULL: Final = ("started", "begun", "full", "since", "added", "changed", "removed", "no_access", "fields")
 
 
 class MirrorError(RuntimeError):
@@ -236,7 +236,8 @@ class WorkingFile:
                 )
             self._touch(self._db.execute(_OF_NO_SUITE).rowcount)
             counts = {name: self.get(name) for name in _PER_PULL[:-1]}
-            self._put(completed=counts["started"], **({"completed_full": counts["started"]} if counts["full"] else {}))
+            full_at = counts["begun"] or counts["started"]  # of our clock, unless begun by a version without it
+            self._put(completed=counts["started"], **({"completed_full": full_at} if counts["full"] else {}))
             if self.get("unpublished"):
                 self._put(version=counts["started"])
             self._forget()

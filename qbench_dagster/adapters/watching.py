@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qbench_dagster.adapters.postgres import Database, fetch_value
+from qbench_dagster.adapters.space import Space, active_space
 from qbench_dagster.adapters.sql import statement
 from qbench_dagster.adapters.testrail_export import TestRailExport
 from qbench_dagster.core.ranges import LARGEST_ID, CaseRange
@@ -52,6 +53,24 @@ def is_published(database: Database) -> bool:
     """Whether any case is published."""
     with database.connection("watch: published") as connection:
         return bool(fetch_value(connection, statement("watch.sql", "is_published")))
+
+
+def unfilled(database: Database, space: Space) -> str | None:
+    """Why nobody may embed into `space` unasked: reads are on another, and it holds no vector. None where one may.
+
+    What a first load of a space may cost is a person's to decide, and settings may have changed by mistake.
+    """
+    active = active_space(database)
+    if active is None or active.name == space.name:
+        return None
+    with database.connection("watch: space") as connection:
+        made = fetch_value(connection, statement("watch.sql", "is_made"), space=space.name)
+        if made and fetch_value(connection, statement("watch.sql", "is_filled", space=space.name)):
+            return None
+    return (
+        f"the settings name {space.name}, which holds no vector, and reads are on {active.name}. `qbench run` fills it "
+        "(`qbench plan` says what that costs); or set QBENCH_EMBEDDER, QBENCH_MODEL and QBENCH_DIMENSIONS back"
+    )
 
 
 def difference(database: Database, export: TestRailExport, since: float | None) -> Difference:

@@ -76,7 +76,7 @@ def _attempt(instance: dg.DagsterInstance, ids: Sequence[str], over: dict[str, s
     before = [record for record in known if record.dagster_run.is_finished]
     last = before[0].dagster_run.run_id if before else "none"
     if before:
-        left = ended_at(before[0]) + pause_s(len(before)) - now
+        left = ended_at(before[0], now) + pause_s(len(before)) - now
         if left > 0:
             return dg.SkipReason(
                 f"run {last[:8]} did not take in what has ended, {len(before)} so far: another is asked for in "

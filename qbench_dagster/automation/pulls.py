@@ -37,7 +37,7 @@ def testrail_pulls(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.Sk
     for record in under_way(context.instance, now, {REQUESTED_BY: PULLS}):
         return dg.SkipReason(f"run {record.dagster_run.run_id[:8]} is pulling")
     early = float(context.cursor or 0) + settings.sync_interval_s - now
-    if early > 0:
+    if 0 < early <= settings.sync_interval_s:  # more: the clock was ahead when it was noted
         return dg.SkipReason(f"the next pull is in {early:.0f} s (QBENCH_SYNC_INTERVAL_S)")
     try:
         full = _full_is_due(settings, now)
@@ -64,9 +64,12 @@ def _unused(settings: Settings) -> str | None:
 
 
 def _full_is_due(settings: Settings, now: float) -> bool:
-    """Whether none was begun since the hour before the last nightly_reconcile, or there never was one."""
+    """Whether none was begun since the hour before the last nightly_reconcile, or there never was one.
+
+    One in the future was begun while the clock was ahead.
+    """
     last = TestRailResource().last_full_pull()
-    return last is None or last < _last_time_of_day(settings, now).timestamp()
+    return last is None or not _last_time_of_day(settings, now).timestamp() <= last <= now
 
 
 def _last_time_of_day(settings: Settings, now: float) -> datetime:

@@ -7,12 +7,15 @@ import logging
 import time
 
 import dagster as dg
+import psycopg
 
+from qbench_dagster.adapters.postgres import DatabaseError
 from qbench_dagster.adapters.testrail_export import ExportError
+from qbench_dagster.adapters.watching import unfilled
 from qbench_dagster.automation.jobs import index_and_report, load_cases
 from qbench_dagster.automation.runs import BATCHES, RECONCILE, REQUESTED_BY, never_loaded, runs_at_work, under_way
 from qbench_dagster.partitions import range_tags, register_ranges, registered_ranges
-from qbench_dagster.resources import ExportResource
+from qbench_dagster.resources import EmbedderResource, ExportResource, PostgresResource
 from qbench_dagster.settings import load_settings
 
 BUSY_TIMEOUT_S = 2.0
@@ -38,11 +41,11 @@ def build_reconcile(at: str, timezone: str) -> dg.ScheduleDefinition:
 
 
 def request_all(instance: dg.DagsterInstance, log: logging.Logger) -> dg.RunRequest | dg.SkipReason:
-    """A run over all ranges, unless the last one is not done yet, or nobody has loaded anything."""
+    """A run over all ranges, unless the last one is not done yet, or nobody has loaded anything or filled the space."""
     now = time.time()
     for record in under_way(instance, now, {REQUESTED_BY: RECONCILE}):
         return dg.SkipReason(f"run {record.dagster_run.run_id[:8]} of an earlier night is still under way")
-    if told := never_loaded(instance):
+    if told := never_loaded(instance) or _unfilled(log):
         return dg.SkipReason(told)
     if not runs_at_work(instance, now):  # a new range would cut the one that such a run may be working on
         try:
@@ -51,6 +54,16 @@ def request_all(instance: dg.DagsterInstance, log: logging.Logger) -> dg.RunRequ
         except ExportError as error:
             log.warning(f"{error} No new case range was looked for.")  # the run waits longer, or says so red
     return dg.RunRequest(tags={**range_tags(instance, registered_ranges(instance)), REQUESTED_BY: RECONCILE})
+
+
+def _unfilled(log: logging.Logger) -> str | None:
+    """Why a run would embed everything, unasked. Of a database that cannot be asked the run itself says so, red."""
+    try:
+        with PostgresResource().yield_for_execution(dg.build_init_resource_context()) as postgres:
+            return unfilled(postgres.database, EmbedderResource().space)
+    except (DatabaseError, psycopg.Error) as error:
+        log.warning(str(error).strip())
+        return None
 
 
 @dg.run_status_sensor(

@@ -50,21 +50,25 @@ def _heard_at(instance: dg.DagsterInstance, record: dg.RunRecord) -> float:
     return max([record.update_timestamp.timestamp(), *(each.event_log_entry.timestamp for each in told)])
 
 
-def ended_at(record: dg.RunRecord) -> float:
-    """When a finished run ended, in seconds of the epoch."""
-    return record.end_time or record.update_timestamp.timestamp()
+def ended_at(record: dg.RunRecord, now: float) -> float:
+    """When a finished run ended, in seconds of the epoch. 0, long ago, by a clock that is ahead of `now`.
+
+    It was set right since, and what waits for a pause after that moment would wait until it is reached.
+    """
+    ended = record.end_time or record.update_timestamp.timestamp()
+    return ended if ended <= now else 0.0
 
 
 def runs_at_work(instance: dg.DagsterInstance, now: float) -> list[SeenRun]:
     """The runs over case ranges that are under way, whoever asked for them."""
-    seen = [_seen(instance, record, "under way") for record in under_way(instance, now)]
+    seen = [_seen(instance, record, "under way", now) for record in under_way(instance, now)]
     return [run for run in seen if run.partitions]
 
 
-def runs_for(instance: dg.DagsterInstance, key: str) -> list[SeenRun]:
+def runs_for(instance: dg.DagsterInstance, key: str, now: float) -> list[SeenRun]:
     """The finished runs for what was asked by `key`, and those of others, made after the first of them, that published.
 
-    One of those read the export later than it was asked for, so it made up for ours where it was over the same.
+    One of those made up for ours where it was over the same, if it read the export: that is for the caller to see.
     """
     ours = instance.get_run_records(dg.RunsFilter(tags={SYNC_KEY: key}))
     first = min((record.storage_id for record in ours), default=float("inf"))
@@ -72,7 +76,8 @@ def runs_for(instance: dg.DagsterInstance, key: str) -> list[SeenRun]:
     theirs = [each for each in succeeded if each.storage_id > first and _publishes(each.dagster_run)]
     found = {record.dagster_run.run_id: record for record in (*ours, *theirs) if record.dagster_run.is_finished}
     return [
-        _seen(instance, record, "succeeded" if record.dagster_run.is_success else "failed") for record in found.values()
+        _seen(instance, record, "succeeded" if record.dagster_run.is_success else "failed", now)
+        for record in found.values()
     ]
 
 
@@ -104,7 +109,7 @@ def _publishes(run: dg.DagsterRun) -> bool:
     return dg.AssetKey("pg_tables") in chosen if chosen else run.job_name in PUBLISHING_JOBS
 
 
-def _seen(instance: dg.DagsterInstance, record: dg.RunRecord, outcome: str) -> SeenRun:
+def _seen(instance: dg.DagsterInstance, record: dg.RunRecord, outcome: str, now: float) -> SeenRun:
     run, tags = record.dagster_run, record.dagster_run.tags
     backfill = tags.get("dagster/backfill")
     asker = tags.get(REQUESTED_BY) or (f"backfill {backfill}" if backfill else "started by hand")
@@ -114,7 +119,7 @@ def _seen(instance: dg.DagsterInstance, record: dg.RunRecord, outcome: str) -> S
         partitions=frozenset(keys_of_tags(instance, tags)),
         outcome=outcome,
         key=tags.get(SYNC_KEY),
-        ended_at=ended_at(record) if run.is_finished else 0.0,
+        ended_at=ended_at(record, now) if run.is_finished else 0.0,
         guard=_guard(instance, run.run_id) if outcome == "failed" else None,
     )
 

@@ -1,16 +1,18 @@
 """The sensor `export_changes`: the database follows the export. Its states and words are `core/watch.py`."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
 import dagster as dg
+import psycopg
 
+from qbench_dagster.adapters import publishing, staging
 from qbench_dagster.adapters.postgres import Database, DatabaseError
 from qbench_dagster.adapters.testrail_export import ExportError, TestRailExport
-from qbench_dagster.adapters.watching import difference, identify, is_published
+from qbench_dagster.adapters.watching import difference, identify, is_published, unfilled
 from qbench_dagster.automation.jobs import load_cases
 from qbench_dagster.automation.runs import (
     CHANGES,
@@ -21,7 +23,7 @@ from qbench_dagster.automation.runs import (
     runs_at_work,
     runs_for,
 )
-from qbench_dagster.core.ranges import ranges_with
+from qbench_dagster.core.ranges import CaseRange, range_bound, ranges_with
 from qbench_dagster.core.watch import (
     Asked,
     Cursor,
@@ -35,7 +37,7 @@ from qbench_dagster.core.watch import (
     reasons_to_wait,
 )
 from qbench_dagster.partitions import new_ranges, register_ranges, registered_ranges, span_tags, spans
-from qbench_dagster.resources import ExportResource, PostgresResource
+from qbench_dagster.resources import EmbedderResource, ExportResource, PostgresResource
 from qbench_dagster.settings import Settings, load_settings
 
 BUSY_TIMEOUT_S = 2.0
@@ -57,8 +59,8 @@ def export_changes(context: dg.SensorEvaluationContext) -> Outcome:
     look = _Look(context.instance, Cursor.read(context.cursor), load_settings(), time.time())
     try:
         outcome = look.outcome()
-    except (ExportError, DatabaseError) as error:
-        outcome = look.skip(State.UNREADABLE, str(error))
+    except (ExportError, DatabaseError, psycopg.Error) as error:
+        outcome = look.skip(State.UNREADABLE, str(error).strip())
     context.update_cursor(look.cursor.write())
     if isinstance(outcome, list):
         context.log.info(look.told)
@@ -72,6 +74,7 @@ class _Look:
         self._instance, self._settings, self._now = instance, settings, now
         self._rules = Rules(settings.sync_interval_s, settings.sync_overlap_s, settings.quiet_hours, settings.timezone)
         self._export = ExportResource()
+        self._seen_to = 0  # where the last partition begins of a request that was fulfilled and left some to ask for
         self.cursor = cursor
         self.told = ""
 
@@ -120,11 +123,14 @@ class _Look:
         asked = self.cursor.asked
         if asked is None:
             return None
-        seen = [*runs_at_work(self._instance, self._now), *runs_for(self._instance, asked.key)]
+        seen = [*runs_at_work(self._instance, self._now), *runs_for(self._instance, asked.key, self._now)]
         fate = fate_of(asked, seen, file)
-        if fate.state is not State.SUCCEEDED:
+        deleted = set(asked.partitions).difference(registered_ranges(self._instance))
+        if fate.state is not State.SUCCEEDED and not deleted:
             return fate
-        if asked.rest:  # of the same file: it is compared again, at once
+        by_others = any(run.key != asked.key for run in fate.runs)  # perhaps without reading the export
+        if asked.rest or by_others or deleted:  # it is compared again, at once
+            self._seen_to = 0 if by_others or deleted else range_bound(asked.partitions[-1])
             self.cursor = replace(self.cursor, asked=None, looked_at=0.0)
             return None
         self.cursor = self.cursor.brought_in(asked.file, asked.watermark)
@@ -134,6 +140,8 @@ class _Look:
         """Ask for the partitions of the cases that differ, and for what is `left` of an earlier request."""
         if not is_published(database):
             return self.skip(State.UNLOADED, f"{database.shown_url} holds no case. `qbench run` loads them")
+        if told := unfilled(database, EmbedderResource().space):
+            return self.skip(State.UNLOADED, told)
         target, newest = self._settings.partition_cases, source.newest_update()
         found = difference(database, source, self.cursor.since(file, newest, self._rules.overlap_s))
         # A case from the future must not hide those of today.
@@ -145,7 +153,10 @@ class _Look:
         )
         self.cursor = replace(self.cursor, looked_at=self._now)
         ranges, planned = registered_ranges(self._instance), new_ranges(self._instance, source, target)
-        affected = {*ranges_with(found.ids, ranges.values()), *left, *(list(ranges)[-1:] if planned else ())}
+        behind = self._behind(database, ranges)
+        if behind:
+            told += f"; {len(behind)} partitions were landed and not published"
+        affected = {*ranges_with(found.ids, ranges.values()), *left, *behind, *(list(ranges)[-1:] if planned else ())}
         if not affected:
             self.cursor = self.cursor.brought_in(file, watermark)
             return self.skip(State.NOTHING_NEW, told)
@@ -155,7 +166,8 @@ class _Look:
         if planned:
             planned = register_ranges(self._instance, source, target)
             ranges = registered_ranges(self._instance)
-        wanted = {*ranges_with(found.ids, ranges.values()), *left, *planned}
+            behind = self._behind(database, ranges)
+        wanted = {*ranges_with(found.ids, ranges.values()), *left, *behind, *planned}
         asked = ask(
             self.cursor, [key for key in ranges if key in wanted], file, watermark,
             most=self._settings.sync_partitions, after=newest_of(self._instance, CHANGES),
@@ -164,6 +176,15 @@ class _Look:
         rest = f"; {asked.rest} more are asked for after that" if asked.rest else ""
         self.told = f"{State.CHANGED.value}: {told}, in {len(asked.partitions)} partitions{rest}"
         return self._requests(asked, asked.partitions)
+
+    def _behind(self, database: Database, ranges: Mapping[str, CaseRange]) -> set[str]:
+        """Partitions that somebody landed, for a plan or in a run that failed, and nobody published.
+
+        Not those a request was just fulfilled for: their texts wait in a batch, and asking again would not end.
+        """
+        of = list(ranges.values())
+        due = staging.ranges_due(database, of) | publishing.ranges_due(database, of)
+        return {key for key in due if range_bound(key) > self._seen_to}
 
     def _requests(self, asked: Asked, keys: Sequence[str]) -> list[dg.RunRequest]:
         """A run for each span of `keys`: Dagster's are over neighbours only."""

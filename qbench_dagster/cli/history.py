@@ -48,14 +48,15 @@ def history(
         told = f"{purged['syncs']:,} syncs with {purged['changes']:,} changes, {purged['versions']:,} versions"
         _print(f"purged: {told}; older than {settings.history_days} days")
     if not syncs:
-        _print("no sync changed that case, or it was purged" if case_id is not None else "nothing was published yet")
+        _print("no sync changed that case, or it was purged" if case_id is not None else "no sync was recorded yet")
     for sync in syncs:
         _show_sync(sync)
     for held in holds:
         _print(
             f"sync {held['sync_id']} holds {_cases(held['cases'])} as it put them back, {held['kept_out']:,} of them "
             f"not published and {held['brought_back']:,} beside what the source has, since "
-            f"{held['since']:%Y-%m-%d %H:%M} (until they change in TestRail, or: qbench rollback {held['sync_id']})"
+            f"{held['since']:%Y-%m-%d %H:%M} "
+            f"(until they change in TestRail, or: qbench rollback {held['sync_id']} --release)"
         )
 
 
@@ -87,16 +88,24 @@ def diff(
 def rollback(
     sync: SyncArgument,
     yes: Annotated[bool, typer.Option("--yes", help="Do it. Without, what it would do is shown.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Lose what was changed again since.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Lose what was changed again since; undo one that did not finish.")
+    ] = False,
+    release: Annotated[
+        bool, typer.Option("--release", help="Of a rollback: let go of the cases that it holds, and undo nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Undo a sync: its cases, with their vectors, as they were before it, as a new sync in one transaction.
 
-    The next sync does not do at once what was undone: each case stays so until it changes in TestRail. Undo the
-    rollback to take that back. Exit code 1 and nothing changed where something later depends on it.
+    The next sync does not do at once what was undone: each case stays so until it changes in TestRail, or --release
+    lets it go. Exit code 1 and nothing changed where something later depends on it.
     """
     from qbench_dagster.adapters.rollback import plan_rollback, roll_back  # noqa: PLC0415
 
+    if release:
+        _release(sync, yes=yes, as_json=as_json)
+        return
     made, refused = None, None
     with clear_errors(), _database(load_settings()) as database:
         plan = plan_rollback(database, sync)
@@ -114,6 +123,19 @@ def rollback(
             _print(f"To do it: qbench rollback {sync} --yes{' --force' if force else ''}")
     if objections:
         _fail(" ".join(objections), 1)
+
+
+def _release(sync: int, *, yes: bool, as_json: bool) -> None:
+    from qbench_dagster.adapters.rollback import count_held, release_holds  # noqa: PLC0415
+
+    with clear_errors(), _database(load_settings()) as database:
+        cases = release_holds(database, sync) if yes else count_held(database, sync)
+    if as_json:
+        _print_json({"sync": sync, "cases": cases, "released": yes})
+        return
+    _print(f"sync {sync} {'held' if yes else 'holds'} {_cases(cases)}; the next sync publishes what the source has")
+    if not yes:
+        _print(f"To do it: qbench rollback {sync} --release --yes")
 
 
 def _print(text: str | Text) -> None:

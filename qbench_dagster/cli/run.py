@@ -34,7 +34,7 @@ COLUMNS = (TextColumn("{task.description:<36}"), BarColumn(), MofNCompleteColumn
 
 
 class TerminalProgress(Progress):
-    """Progress bars instead of lines in the log."""
+    """Progress bars beside the lines in the run's log: a run that nothing is heard of is taken to be gone."""
 
     def __init__(self, bars: rich.progress.Progress) -> None:
         self._bars = bars
@@ -42,20 +42,28 @@ class TerminalProgress(Progress):
     @contextmanager
     def track(self, context: Context, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         """A bar that fills to `total`, or counts where the total is not known."""
-        del context
         task, bars = self._bars.add_task(what, total=total), self._bars
-        yield lambda pieces: bars.advance(task, pieces)
+        with super().track(context, what, total) as tell:
+
+            def advance(pieces: int) -> None:
+                bars.advance(task, pieces)
+                tell(pieces)
+
+            yield advance
         done = bars.tasks[task].completed
         bars.update(task, total=done or 1, completed=done or 1)
 
     @contextmanager
     def track_phases(self, context: Context, what: str) -> Iterator[Callable[[str, int, int], None]]:
         """A bar named for the phase it is in."""
-        del context
         task, bars = self._bars.add_task(what, total=None), self._bars
-        yield lambda phase, done, total: bars.update(
-            task, description=f"{what} ({phase})", completed=done, total=total or None
-        )
+        with super().track_phases(context, what) as tell:
+
+            def advance(phase: str, done: int, total: int) -> None:
+                bars.update(task, description=f"{what} ({phase})", completed=done, total=total or None)
+                tell(phase, done, total)
+
+            yield advance
         bars.update(task, description=what, total=1, completed=1)
 
 

@@ -104,8 +104,13 @@ class RollbackPlan:
         return self.leave + self.change_back + self.come_back
 
     def objections(self, *, force: bool = False) -> list[str]:
-        """Why it is not to be undone; with `force` what was changed since is given up."""
+        """Why it is not to be undone; with `force` what was changed since is given up, and it need not be finished."""
         found = list(self.refusals)
+        if self.sync.finished_at is None and not force:
+            found.append(
+                f"Sync {self.sync.id} is not finished: its run goes on, and would be undone in part; or it failed or "
+                "was killed, and stays so. Let it end; if it did, --force."
+            )
         if self.changed_since and not force:
             listed = ", ".join(
                 f"{case_id} by {f'sync {sync_id}' if sync_id else 'someone outside of any sync'}"

@@ -95,8 +95,8 @@ class RejectReason(StrEnum):
             RejectReason.DUPLICATE_ID: "Two rows share this id: remove one from the export.",
             RejectReason.BLANK_TITLE: "Give the case a title in TestRail and export it again.",
             RejectReason.TOO_LARGE: "Split the case in TestRail, or attach the long text as a file.",
-            RejectReason.ROLLED_BACK: "It is published when it changes in TestRail, or when the rollback is undone: "
-            "each row names it.",
+            RejectReason.ROLLED_BACK: "It is published when it changes in TestRail, or when the rollback lets it go: "
+            "each row names the command.",
         }[self]
 
 

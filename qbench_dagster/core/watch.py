@@ -173,7 +173,7 @@ def fate_of(asked: Asked, runs: Sequence[SeenRun], file: FileId | None) -> Fate:
 
     It is tried again after a pause that doubles with each attempt, or after the first pause when the file has changed,
     which may be the cure. What the delete guard stopped is tried again only with another file: it would be stopped
-    again. Somebody's own run over the same partitions settles either.
+    again. Somebody's own run over the same partitions settles either, as far as it read the export.
     """
     ours = [run for run in runs if run.key == asked.key]
     done = {key for run in runs if run.outcome == "succeeded" for key in run.partitions}
@@ -229,7 +229,7 @@ def reasons_to_wait(
     if fate is not None and fate.lost:
         return
     early = cursor.looked_at + rules.interval_s - now
-    if fate is None and early > 0:
+    if fate is None and 0 < early <= rules.interval_s:  # more: by a clock that was ahead, and was set right
         yield State.EARLY, f"the next look is in {early:.0f} s (QBENCH_SYNC_INTERVAL_S)"
     if file is None:
         yield State.MISSING, f"{where}: there is no such file, or its folder cannot be read. Bring it back"

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from qbench_dagster.adapters.history import PublishingRun, list_syncs
+from qbench_dagster.adapters.history import PublishingRun, finish_run, list_syncs
 from qbench_dagster.adapters.postgres import Database
 from qbench_dagster_tests.support import Outcome, case, rows, run_pipeline, write_export
 
@@ -38,17 +38,15 @@ class Source:
         self._path = folder / "export.db"
         self._runs = 0
 
-    def sync(self, *, target: int = 5000, max_delete_share: float = 1.0) -> Outcome:
-        """One run over everything, by `tester`."""
+    def sync(self, *, target: int = 5000, max_delete_share: float = 1.0, finish: bool = True) -> Outcome:
+        """One run over everything, by `tester`; without `finish` as if it went on."""
         self._runs += 1
         write_export(self._path, [self.cases[key] for key in sorted(self.cases)], **self.tables)
-        return run_pipeline(
-            self.database,
-            self._path,
-            target=target,
-            max_delete_share=max_delete_share,
-            run=PublishingRun(f"run-{self._runs}", "tester"),
-        )
+        run = PublishingRun(f"run-{self._runs}", "tester")
+        done = run_pipeline(self.database, self._path, target=target, max_delete_share=max_delete_share, run=run)
+        if finish:
+            finish_run(self.database, run, 90)
+        return done
 
     def edit(self, case_id: int, **columns: Any) -> None:
         """Change a case of the source."""

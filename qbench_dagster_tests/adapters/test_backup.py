@@ -25,14 +25,15 @@ from qbench_dagster.adapters.building import Building, build_index
 from qbench_dagster.adapters.comparing import ComparisonSettings
 from qbench_dagster.adapters.indexing import ensure_index
 from qbench_dagster.adapters.parity import evaluate
-from qbench_dagster.adapters.pg_tools import BackupError
-from qbench_dagster.adapters.postgres import Database, ensure_database
+from qbench_dagster.adapters.pg_tools import BackupError, find_tool
+from qbench_dagster.adapters.postgres import Database, DatabaseError, ensure_database
 from qbench_dagster.adapters.restore import Restored, read_manifest, restore
 from qbench_dagster.adapters.row_hashes import rooms, table_states
 from qbench_dagster.core.manifest import TableState, differences
 from qbench_dagster_tests.support import BINARY, SPACE, case, execute, rows, run_pipeline, write_export
 
 _numbers = itertools.count()
+MIGRATING = "hashtext('qbench migrations')"
 CASES = [
     case(n, f"Log in as {n} \N{LATIN SMALL LETTER E WITH ACUTE}", steps_separated=[{"content": f"Open {n}\\n\tnow"}])
     for n in range(1, 61)
@@ -301,6 +302,18 @@ def test_roles_that_are_missing_and_another_schema_of_pgvector(
             (True, False)
         ]
 
+    def full(*_: Any) -> float:
+        raise DatabaseError("planted")
+
+    monkeypatch.setattr(restoring, "build_index", full)
+    url = ensure_database(server_url, f"elsewhere_before_{os.getpid()}")
+    with psycopg.connect(url) as connection:
+        connection.execute('CREATE SCHEMA "My ext"')
+        connection.execute('CREATE EXTENSION vector SCHEMA "My ext"')
+    done = restore(url, tmp_path / "made", BINARY, quiet)
+    assert done.different == [], "the functions that hash vectors are found where pgvector was"
+    assert done.notes[-1] == "an index or statistics are missing, and the next run makes them: planted"
+
 
 # Killed, and what it leaves
 
@@ -387,11 +400,49 @@ def test_a_restore_that_fails_in_the_middle_leaves_nothing(
 ) -> None:
     def interrupted(phase: str, *_: int) -> None:
         if phase == "keys and indexes":
+            with psycopg.connect(fresh_url) as other:
+                assert other.execute(f"SELECT pg_try_advisory_lock({MIGRATING})").fetchone() == (False,)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         restore(fresh_url, folder, BINARY, interrupted)
     assert made_in(fresh_url) == []
+
+
+def test_what_others_make_meanwhile_is_left_alone(folder: Path, fresh_url: str) -> None:
+    with psycopg.connect(fresh_url, autocommit=True) as other:
+        other.execute("CREATE EXTENSION vector")
+        other.execute(f"SELECT pg_advisory_lock({MIGRATING})")
+        with pytest.raises(BackupError, match="Another restore, or a run that sets up the database, is under way here"):
+            restore(fresh_url, folder, BINARY, quiet)
+        other.execute("CREATE SCHEMA landing")
+    with pytest.raises(BackupError, match="holds landing already"):
+        restore(fresh_url, folder, BINARY, quiet)
+    assert made_in(fresh_url) == ["landing"]
+
+
+NEWER = """#!/bin/sh
+test "$1" = --version && echo 'pg_restore (PostgreSQL) 19.0' && exit
+told='pg_restore: error: could not execute query: ERROR:  unrecognized configuration parameter "transaction_timeout"'
+case " $* " in *" --exit-on-error "*) echo "$told" >&2; exit 1;; esac
+{real} "$@" || exit
+case " $* " in *" -d "*) echo "$told" >&2; exit 1;; esac
+"""
+
+
+def test_an_older_server_does_not_know_a_setting_of_a_newer_pg_restore(
+    folder: Path, fresh_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = find_tool("pg_restore", 18, "a test").path
+    newer = tmp_path / "bin" / "pg_restore"
+    newer.parent.mkdir()
+    newer.write_text(NEWER.format(real=real))
+    newer.chmod(0o755)
+    monkeypatch.setenv("PATH", str(newer.parent), prepend=os.pathsep)
+    with pytest.raises(BackupError, match="transaction_timeout"):  # of a server that knows it
+        restore(fresh_url, folder, BINARY, quiet)
+    monkeypatch.setattr(restoring, "FIRST_WITH_TRANSACTION_TIMEOUT", 19)
+    assert restore(fresh_url, folder, BINARY, quiet).different == []
 
 
 def test_the_manifest_holds_no_secret(source: Database, tmp_path: Path) -> None:

@@ -34,6 +34,12 @@ def source(clean_database: Database, tmp_path: Path) -> Source:
     return Source(clean_database, tmp_path, [case(n, f"Case {n}", steps_separated=steps) for n in range(1, 11)])
 
 
+AGED = (
+    "UPDATE store.sync_runs SET started_at = started_at - interval '91 days', "
+    "finished_at = finished_at - interval '91 days' WHERE id <= %s"
+)
+
+
 def log(database: Database) -> list[tuple[Any, ...]]:
     """The changes without their hashes: sync, case, whether it was and is published."""
     query = "SELECT sync_id, test_case_id, before_hash IS NOT NULL, after_hash IS NOT NULL FROM store.change_log"
@@ -44,7 +50,7 @@ def log(database: Database) -> list[tuple[Any, ...]]:
 
 
 def test_a_run_is_one_entry_over_all_its_partitions(source: Source) -> None:
-    keys = list(source.sync(target=4).ranges)
+    keys = list(source.sync(target=4, finish=False).ranges)
     (entry,) = list_syncs(source.database)
     assert len(keys) > 1
     assert (entry.kind, entry.run_id, entry.by, entry.partitions) == ("sync", "run-1", "tester", keys)
@@ -168,9 +174,7 @@ def test_what_is_older_is_purged_and_says_why_not(source: Source) -> None:
         del source.cases[max(source.cases)]
         source.sync()
     assert purge_history(source.database, 90) == Purged()
-    execute(
-        source.database, "UPDATE store.sync_runs SET started_at = now() - interval '91 days' WHERE id <= %s", first + 1
-    )
+    execute(source.database, AGED, first + 1)
     execute(source.database, "UPDATE store.case_versions SET saved_at = now() - interval '91 days'")
     # The first's ten, two of the second; of its two versions one is what the third begins from.
     assert purge_history(source.database, 90) == Purged(syncs=2, changes=12, versions=2)
@@ -193,11 +197,21 @@ def test_a_rollback_that_holds_cases_is_not_purged(source: Source) -> None:
     source.sync()
     synced = published(source.database)
     made = roll_back(source.database, source.newest, by="tester")
-    execute(source.database, "UPDATE store.sync_runs SET started_at = now() - interval '91 days'")
+    execute(source.database, AGED, source.newest)
     execute(source.database, "UPDATE store.case_versions SET saved_at = now() - interval '91 days'")
     assert purge_history(source.database, 90).syncs == 2
     roll_back(source.database, made, by="tester")
     assert published(source.database) == synced
+
+
+def test_a_run_that_takes_longer_than_the_history_is_kept_is_not_purged(source: Source) -> None:
+    source.sync(finish=False)
+    execute(source.database, "UPDATE store.sync_runs SET started_at = now() - interval '2 days'")
+    assert purge_history(source.database, 1) == Purged(), "it is under way"
+    finish_run(source.database, PublishingRun("run-1", "tester"), 1)
+    assert purge_history(source.database, 1) == Purged(), "it has just ended"
+    execute(source.database, "UPDATE store.sync_runs SET started_at = now() - interval '9 days', finished_at = NULL")
+    assert purge_history(source.database, 1).syncs == 1, "it was killed"
 
 
 def test_a_version_that_is_kept_anew_while_others_are_purged_stays(source: Source) -> None:
@@ -205,7 +219,7 @@ def test_a_version_that_is_kept_anew_while_others_are_purged_stays(source: Sourc
     source.sync()
     source.edit(1, title="Second")
     source.sync()
-    execute(source.database, "UPDATE store.sync_runs SET started_at = now() - interval '91 days'")
+    execute(source.database, AGED, source.newest)
     execute(source.database, "UPDATE store.case_versions SET saved_at = now() - interval '1 day'")
     assert purge_history(source.database, 90) == Purged(syncs=2, changes=11, versions=0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import tempfile
 from contextlib import closing
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from qbench_dagster.adapters import testrail_export
 from qbench_dagster.adapters.landing import DeleteGuardError, Landed, guard_deletes, land_cases, land_lookups
 from qbench_dagster.adapters.postgres import Database
-from qbench_dagster.adapters.testrail_export import TestRailExport
+from qbench_dagster.adapters.testrail_export import ExportError, TestRailExport
 from qbench_dagster.core.folders import section_paths
 from qbench_dagster.core.ranges import CaseRange, ranges_of
 from qbench_dagster_tests.support import CASE_COLUMNS, case, execute, rows, write_export
@@ -385,6 +386,37 @@ def test_a_failure_in_the_middle_leaves_the_room_as_it_was(clean_database: Datab
         with pytest.raises(OSError, match="the disk is gone"):
             land_cases(clean_database, export, WHOLE, max_delete_share=1.0)
     assert room(clean_database) == before
+
+
+def test_nothing_of_a_file_that_is_written_over_meanwhile_is_landed(clean_database: Database, tmp_path: Path) -> None:
+    path, mixed = tmp_path / "export.db", "was written over while it was read"
+    land(clean_database, write_export(path, [case(n) for n in range(1, 101)]))
+    with TestRailExport(path) as export:
+        land_lookups(clean_database, export, section_paths)
+    before = (
+        room(clean_database),
+        rows(clean_database, "SELECT name, content_hash FROM landing.lookup_tables ORDER BY name"),
+    )
+    other = write_export(tmp_path / "other.db", [case(n, title="Other") for n in range(1, 11)])
+    with closing(sqlite3.connect(other)) as connection, connection:
+        connection.execute("UPDATE sections SET name = 'Other'")
+    os.utime(path, (0, 0))
+    with TestRailExport(path) as export:
+        path.write_bytes(other.read_bytes())
+        export._connection.execute("ROLLBACK")  # so that none of the pages read before are kept
+        with pytest.raises(ExportError, match=mixed):
+            guard_deletes(clean_database, export, [WHOLE], 0.2)
+        with pytest.raises(ExportError, match=mixed):
+            land_lookups(clean_database, export, section_paths)
+        with pytest.raises(ExportError, match=mixed):
+            land_cases(clean_database, export, WHOLE, max_delete_share=0.2)
+        with pytest.raises(ExportError, match=mixed):
+            land_cases(clean_database, export, WHOLE, max_delete_share=1.0)
+    now = (
+        room(clean_database),
+        rows(clean_database, "SELECT name, content_hash FROM landing.lookup_tables ORDER BY name"),
+    )
+    assert now == before
 
 
 def test_accounting_notices_a_row_that_the_room_lost(clean_database: Database, tmp_path: Path) -> None:

@@ -22,27 +22,13 @@ from qbench_dagster.adapters.embedders import EmbeddingError, RequestTooLargeErr
 from qbench_dagster.adapters.openai_embedder import OpenAIEmbedder
 from qbench_dagster.core.requests import Limits
 from qbench_dagster_tests.openai_server import OpenAIServer, count_words, vectors_of
+from qbench_dagster_tests.support import Time
 
 KEY = "sk-planted-0123456789abcdef"
 LARGE = "text-embedding-3-large"
 SIZE = 64
 TEXTS = [f"Open the page number {number} and log in" for number in range(5)]
 TOKENS = sum(map(count_words, TEXTS))
-
-
-class Time:
-    """Simulated: it passes only while somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.slept: list[float] = []
-
-    def clock(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
 
 
 def counted(texts: Sequence[str]) -> list[int]:

@@ -107,6 +107,29 @@ def test_what_a_program_complains_of_is_told(tmp_path: Path) -> None:
         run_tool([tls], {}, name="me")
 
 
+@pytest.mark.parametrize(
+    ("said", "code", "forgiven"),
+    [
+        (["pg_restore: error: unrecognized parameter planted", "pg_restore: warning: errors ignored: 1"], 1, True),
+        (["pg_restore: error: planted", "pg_restore: error: COPY failed"], 1, False),
+        (["pg_restore: error: COPY failed", "DETAIL: planted"], 1, False),
+        (["pg_restore: warning: planted"], 1, False),
+        (["pg_restore: error: planted"], 3, False),
+        ([], 1, False),
+    ],
+)
+def test_only_one_kind_of_error_is_forgiven(tmp_path: Path, said: list[str], code: int, forgiven: bool) -> None:
+    lines = "\n".join(f"echo '{line}' >&2" for line in said)
+    path = program(tmp_path / "tool", f"echo out\n{lines}\nexit {code}")
+    if forgiven:
+        assert run_tool([path], {}, name="me", forgive="planted") == "out\n"
+    else:
+        with pytest.raises(BackupError, match="tool failed"):
+            run_tool([path], {}, name="me", forgive="planted")
+    with pytest.raises(BackupError, match="tool failed"):
+        run_tool([path], {}, name="me")
+
+
 def test_an_interrupt_ends_the_program(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     path = program(tmp_path / "tool", f"echo $$ > {pid}; exec sleep 60")

@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg import pq, sql
 
-from qbench_dagster.adapters import migrating, postgres
+from qbench_dagster.adapters import connecting, migrating, postgres
 from qbench_dagster.adapters import sql as sql_files
 from qbench_dagster.adapters.migrating import check_server, ensure_vector, migrate
 from qbench_dagster.adapters.postgres import (
@@ -396,6 +396,18 @@ def test_a_connection_is_named_for_its_purpose(database: Database) -> None:
         assert ask(database.url, seen) == [("qbench publish from_0000000729",)]
     with database.connection("x" * 100) as connection:
         assert connection.execute(name).fetchone() == ("qbench " + "x" * 56,)
+
+
+def test_a_peer_that_vanished_is_noticed_by_either_side(database: Database) -> None:
+    wanted = {"keepalives_idle": "60", "keepalives_interval": "15", "keepalives_count": "4"}
+    with database.connection("test") as connection, connecting.connect(database.url) as first:
+        for each in (connection, first):
+            assert wanted.items() <= each.info.get_parameters().items()
+        # Over a Unix socket they have no value, and are set all the same.
+        set_here = connection.execute("SELECT name FROM pg_settings WHERE source = 'session'").fetchall()
+        assert {f"tcp_{name}" for name in wanted} <= {name for (name,) in set_here}
+    said = connecting.keepalive("postgresql://h/d?keepalives_idle=5")
+    assert said == {"keepalives_interval": 15, "keepalives_count": 4}, "what the URL says is kept"
 
 
 def test_names_are_looked_up_in_the_catalog_first(database: Database) -> None:

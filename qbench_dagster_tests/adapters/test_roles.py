@@ -170,6 +170,17 @@ def test_a_database_of_another_role_is_taken_over(fresh_url: str, tmp_path: Path
             assert rows(database, OWNED) == [("qbench_owner",)]
 
 
+def test_schemas_of_others_stay_theirs(fresh_url: str) -> None:
+    ask(fresh_url, "CREATE SCHEMA notebooks", "CREATE TABLE notebooks.doc_embeddings ()", "CREATE SCHEMA space_of_mine")
+    with psycopg.connect(fresh_url, autocommit=True) as planning:
+        planning.execute("CREATE TEMP TABLE doc_embeddings ()")
+        ask(fresh_url, read_file("roles.sql"))
+        owned = "SELECT count(*) FROM pg_class WHERE relname = 'doc_embeddings' AND relowner = 'postgres'::regrole"
+        assert ask(fresh_url, owned) == [(2,)]
+    others = "nspname IN ('notebooks', 'space_of_mine') AND nspowner = 'postgres'::regrole AND nspacl IS NULL"
+    assert ask(fresh_url, f"SELECT count(*) FROM pg_namespace WHERE {others}") == [(2,)]
+
+
 def test_running_the_script_again_changes_nothing(pipeline: str, fresh_url: str, tmp_path: Path) -> None:
     with Database(pipeline) as database:
         run_pipeline(database, write_export(tmp_path / "export.db", cases(10)))

@@ -20,7 +20,7 @@ from qbench_dagster.adapters.postgres import Database, DatabaseError
 from qbench_dagster.adapters.publishing import partition_counts, publish_cases, ranges_due
 from qbench_dagster.adapters.reading import status
 from qbench_dagster.adapters.report import write_report
-from qbench_dagster.adapters.rollback import plan_rollback, roll_back
+from qbench_dagster.adapters.rollback import count_held, plan_rollback, release_holds, roll_back
 from qbench_dagster.adapters.space import Space, ensure_space
 from qbench_dagster.core.history import RollbackRefusedError
 from qbench_dagster.core.ranges import ranges_of
@@ -161,7 +161,7 @@ def test_what_was_undone_is_not_done_again_until_the_source_changes(source: Sour
     assert (told["rejected"], told["held"], told["brought_back"]) == (2, 3, 1)
     (kept_out,) = [row for row in told["rejects"] if row["reason"] == "rolled_back"]
     assert kept_out["cases"] == 1
-    assert f"qbench rollback {made}" in kept_out["example"]
+    assert f"qbench rollback {made} --release" in kept_out["example"]
 
     source.edit(1, title="Third")  # each change of the source lifts the hold of that case alone
     source.sync()
@@ -257,7 +257,52 @@ def test_undoing_the_rollback_lifts_its_holds(source: Source) -> None:
     assert plan.changed_since == 1
 
 
+def test_holds_are_let_go_without_taking_back_what_came_since(source: Source) -> None:
+    for case_id in (1, 2, 3):
+        source.edit(case_id, title="Undone")
+    source.cases[6] = case(6, "New")
+    source.sync()
+    made = roll_back(source.database, source.newest, by="tester")
+    source.edit(2, title="Newer")
+    source.sync()
+    stood = published(source.database)
+    assert count_held(source.database, made) == 3
+    assert published(source.database) == stood
+    assert release_holds(source.database, made) == 3
+    assert published(source.database) == stood
+    assert ranges_due(source.database, [WHOLE]) == {WHOLE.key}
+    assert source.sync().published[WHOLE.key].written == 3
+    titles = "SELECT title FROM store.test_documents WHERE test_case_id IN (1, 2, 3, 6) ORDER BY test_case_id"
+    assert rows(source.database, titles) == [("Undone",), ("Newer",), ("Undone",), ("New",)]
+    assert count_held(source.database, made) == 0
+    assert balanced(source.database)
+    for ask in (count_held, release_holds):
+        with pytest.raises(DatabaseError, match="There is no sync 999999"):
+            ask(source.database, 999_999)
+
+
+def test_only_the_holds_of_that_rollback_are_let_go(source: Source) -> None:
+    made = []
+    for case_id in (1, 2):
+        source.edit(case_id, title="Undone")
+        source.sync()
+        made.append(roll_back(source.database, source.newest, by="tester"))
+    assert release_holds(source.database, made[0]) == 1
+    assert rows(source.database, "SELECT test_case_id, sync_id FROM store.held_cases") == [(2, made[1])]
+
+
 # Refused
+
+
+def test_a_run_that_goes_on_is_not_undone_in_part(source: Source) -> None:
+    source.edit(1, title="Second")
+    source.sync(finish=False)
+    before = published(source.database)
+    with pytest.raises(RollbackRefusedError, match=rf"Sync {source.newest} is not finished: .*--force"):
+        roll_back(source.database, source.newest, by="tester")
+    assert published(source.database) == before
+    roll_back(source.database, source.newest, by="tester", force=True)
+    assert balanced(source.database)
 
 
 def test_what_something_later_depends_on_is_not_undone_unless_forced(source: Source) -> None:

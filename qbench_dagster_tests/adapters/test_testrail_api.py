@@ -12,22 +12,8 @@ from typing import Any
 import pytest
 
 from qbench_dagster.adapters.testrail_api import ATTEMPTS, NoAccessError, TestRailAPI, TestRailError, UnknownEntityError
+from qbench_dagster_tests.support import Time
 from qbench_dagster_tests.testrail_server import KEY, USER, TestRailData, TestRailServer
-
-
-class Time:
-    """Simulated: it passes only while somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.slept: list[float] = []
-
-    def clock(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
 
 
 @pytest.fixture
@@ -130,6 +116,15 @@ def test_gives_up_in_the_end_and_says_why(server: TestRailServer, fault: str, sa
     assert error.args[0].endswith("the next pull goes on from there.")
     assert pytest.raises(TestRailError, match=said).matches(error)
     assert "<" not in str(error)
+
+
+def test_an_answer_that_cannot_be_unpacked_is_asked_for_again(server: TestRailServer) -> None:
+    server.fail("get_projects", "503", times=2, Content_Encoding="gzip")
+    with client(server.url, Time()) as api:
+        api.get("get_projects")
+    server.fail("get_projects", "503", times=1000, Content_Encoding="gzip")
+    error = failure(server.url, time=Time())
+    assert pytest.raises(TestRailError, match=r"sent what cannot be unpacked \(DecodingError: ").matches(error)
 
 
 def test_is_not_kept_waiting_for_an_hour(server: TestRailServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sqlite3
@@ -469,3 +470,68 @@ def test_the_hash_depends_on_the_columns_too(folder: Path) -> None:
         with TestRailExport(path) as export:
             hashes += [row.content_hash for batch in export.rows(EVERYTHING) for row in batch]
     assert len(set(hashes)) == 2
+
+
+# What changes while it is open
+
+
+def overwrite(path: Path, other: Path) -> None:
+    """As `cp` does: into the same file."""
+    os.utime(path, (0, 0))
+    with TestRailExport(path) as export:
+        next(export.rows(EVERYTHING))
+        path.write_bytes(other.read_bytes())
+        with pytest.raises(ExportError, match=r"export\.db: was written over while it was read\. .*rename it"):
+            export.check_unchanged()
+
+
+@pytest.mark.parametrize("cases", [3, 900])
+def test_a_file_that_is_written_over_while_it_is_read_is_told(folder: Path, cases: int) -> None:
+    path = write_export(folder / "export.db", [case(n) for n in range(1, 4)])
+    overwrite(path, write_export(folder / "other.db", [case(n, title="Other") for n in range(1, cases + 1)]))
+
+
+def test_a_file_that_is_replaced_or_taken_away_stays_whole_for_its_reader(folder: Path) -> None:
+    path = write_export(folder / "export.db", [case(n) for n in range(1, 4)])
+    with TestRailExport(path) as export:
+        write_export(folder / "other.db", [case(1, title="Other")]).replace(path)
+        assert len(everything(export)) == 3
+        export.check_unchanged()
+        path.unlink()
+        export.check_unchanged()
+
+
+def test_a_writer_in_wal_mode_may_write_meanwhile(folder: Path) -> None:
+    path = write_export(folder / "export.db", [case(n) for n in range(1, 4)])
+    with closing(sqlite3.connect(path)) as writer:
+        writer.execute("PRAGMA journal_mode = WAL")
+        with TestRailExport(path) as export:
+            with writer:
+                writer.execute("UPDATE cases SET title = 'Written meanwhile'")
+            writer.execute("PRAGMA wal_checkpoint")
+            os.utime(path)
+            export.check_unchanged()
+            assert "Written meanwhile" not in str(everything(export))
+
+
+def test_a_smaller_file_that_takes_the_place_of_one_being_opened_is_not_cut_off(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_export(folder / "export.db", [case(n, steps="word " * 200) for n in range(1, 100)])
+    smaller = write_export(folder / "smaller.db", [case(1)])
+    really = TestRailExport._open
+
+    def open_then_replace(export: TestRailExport) -> sqlite3.Connection:
+        connection = really(export)
+        smaller.replace(path)
+        return connection
+
+    monkeypatch.setattr(TestRailExport, "_open", open_then_replace)
+    with TestRailExport(path) as export:
+        assert export.count() == 99
+
+
+def test_a_wal_that_goes_while_the_file_is_closed_is_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export = TestRailExport(write_export(folder / "export.db", [case(1)]))
+    monkeypatch.setattr(Path, "exists", lambda _: True)  # as of the moment before it goes
+    export.close()

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qbench_dagster.adapters import testrail_mirror
+from qbench_dagster.adapters import testrail_api, testrail_mirror
 from qbench_dagster.adapters.landing import land_cases, land_lookups
 from qbench_dagster.adapters.postgres import Database
 from qbench_dagster.adapters.sample_writer import TABLES, write_sample
@@ -30,6 +30,7 @@ from qbench_dagster.adapters.testrail_pull import Pulled, pull
 from qbench_dagster.adapters.testrail_work import MirrorError
 from qbench_dagster.core.folders import section_paths
 from qbench_dagster.core.ranges import plan_bounds, range_key, ranges_of
+from qbench_dagster_tests.chaos.exports import DYING_WRITER
 from qbench_dagster_tests.support import REAL_EXPORT, rows
 from qbench_dagster_tests.testrail_server import KEY, USER, TestRailData, TestRailServer
 
@@ -285,6 +286,25 @@ def test_a_suite_that_goes_meanwhile_is_gone(world: World) -> None:
     assert 50 not in world.ids()
 
 
+@pytest.mark.parametrize("method", ["get_cases", "get_sections"])
+def test_a_suite_that_is_refused_but_listed_keeps_its_cases(world: World, method: str) -> None:
+    world.pull()
+    kept = world.ids()
+    world.server.fail(method, "400", skip=1)
+    with pytest.raises(TestRailError, match=r"answered 400 to .* it lists the suite: nothing of it was removed"):
+        world.pull(full=True)
+    assert world.ids() == kept
+    done = world.pull(full=True)
+    assert (done.resumed, done.removed, world.ids()) == (True, 0, kept)
+
+
+def test_a_project_that_goes_meanwhile_is_gone(world: World) -> None:
+    world.pull()
+    world.server.asked = lambda path: world.data.projects.pop(4, None) if path.startswith("get_cases") else None
+    assert world.pull(full=True).removed == 1
+    assert 50 not in world.ids()
+
+
 def test_a_case_deleted_while_pages_are_asked_for_costs_no_other_case(world: World) -> None:
     """Those after it move up: 1251 is on the first page once that was read."""
     world.pull()
@@ -512,6 +532,25 @@ def test_when_the_last_full_pull_was_is_remembered(world: World) -> None:
     world.pull()
     assert last_full_pull(world.path, world.server.url) == full
     assert last_full_pull(world.path, "https://elsewhere") is None
+
+
+def test_one_killed_in_the_middle_of_a_commit_is_got_over(world: World) -> None:
+    world.pull()
+    full = last_full_pull(world.path, world.server.url)
+    working = world.path.with_name("testrail.pull.db")
+    subprocess.run([sys.executable, "-c", DYING_WRITER, str(working)], check=False)
+    assert working.with_name("testrail.pull.db-journal").stat().st_size, "it left what SQLite has to roll back"
+    assert last_full_pull(world.path, world.server.url) == full
+    world.pull()
+    assert "half of an export" not in str(world.rows("SELECT title FROM cases"))
+
+
+def test_a_server_whose_clock_is_wrong_does_not_date_the_full_pull(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(testrail_api, "_timestamp", lambda _: NOW + 86_400)
+    assert world.pull().version == NOW + 86_400
+    assert abs((last_full_pull(world.path, world.server.url) or 0) - time.time()) < 60
 
 
 EDITS = st.lists(

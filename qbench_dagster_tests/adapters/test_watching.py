@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import pytest
 
 from qbench_dagster.adapters.landing import land_cases
 from qbench_dagster.adapters.postgres import Database
+from qbench_dagster.adapters.space import ensure_space
 from qbench_dagster.adapters.testrail_export import TestRailExport
-from qbench_dagster.adapters.watching import WITHOUT_ID, Difference, difference, identify, is_published
+from qbench_dagster.adapters.watching import WITHOUT_ID, Difference, difference, identify, is_published, unfilled
 from qbench_dagster.core.normalize import MAX_BYTES
 from qbench_dagster.core.ranges import range_key, ranges_of
-from qbench_dagster_tests.support import CASE_COLUMNS, case, execute, insert_cases, run_pipeline, write_export
+from qbench_dagster_tests.support import CASE_COLUMNS, SPACE, case, execute, insert_cases, run_pipeline, write_export
 
 LOOSE = {**CASE_COLUMNS, "id": "INTEGER", "updated_on": "BLOB"}
 """No key and no affinity: rows may share an id, have none, and hold anything for a time."""
@@ -167,6 +169,19 @@ def test_a_file_is_told_by_what_is_beside_it_too(export: Path) -> None:
         assert in_log is not None
         assert in_log.wal_size > 0
         assert (in_log.inode, in_log.size, in_log.modified_ns) == (made_wal.inode, made_wal.size, made_wal.modified_ns)
+
+
+def test_a_space_is_a_persons_to_fill_first(export: Path, clean_database: Database) -> None:
+    other = replace(SPACE, name="space_lexical_32", dimensions=32)
+    assert unfilled(clean_database, other) is None, "nothing is read yet: who loads is asked elsewhere"
+    run_pipeline(clean_database, export)
+    assert unfilled(clean_database, SPACE) is None
+    assert "the settings name space_lexical_32" in str(unfilled(clean_database, other))
+    ensure_space(clean_database, other)
+    assert "the settings name space_lexical_32" in str(unfilled(clean_database, other))
+    execute(clean_database, "INSERT INTO space_lexical_32.doc_embeddings (text_hash, embedding, provenance, pieces) "
+            "VALUES (sha256('a'), array_fill(1, ARRAY[32])::public.halfvec, 'lexical', 1)")  # fmt: skip
+    assert unfilled(clean_database, other) is None
 
 
 def test_whether_anything_is_published(export: Path, clean_database: Database) -> None:

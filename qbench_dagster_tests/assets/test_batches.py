@@ -17,9 +17,10 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobO
 from qbench_dagster.adapters.postgres import Database
 from qbench_dagster.adapters.space import Space, writing
 from qbench_dagster.adapters.testrail_export import TestRailExport
-from qbench_dagster.automation import batches, embedding_batches, index_after_loads
+from qbench_dagster.automation import batches, embedding_batches
 from qbench_dagster.definitions import defs
 from qbench_dagster.partitions import register_ranges
+from qbench_dagster_tests.assets.after import after_load
 from qbench_dagster_tests.openai_server import BatchOutcome, OpenAIServer
 from qbench_dagster_tests.openai_server.server import KEY
 from qbench_dagster_tests.support import case, execute, rows, write_export
@@ -388,22 +389,11 @@ def test_the_sensor_looks_once_a_minute() -> None:
     assert embedding_batches.minimum_interval_seconds == 60
 
 
-def after(world: World, result: dg.ExecuteInProcessResult) -> dg.RunRequest | str:
-    """What the sensor that watches loads makes of one that has ended."""
-    (ended,) = [event for event in result.all_events if event.event_type == dg.DagsterEventType.RUN_SUCCESS]
-    context = dg.build_run_status_sensor_context(
-        sensor_name="index_after_loads", dagster_event=ended, dagster_instance=world.instance,
-        dagster_run=result.dagster_run,
-    )  # fmt: skip
-    found: Any = index_after_loads(context)
-    return str(found.skip_message) if isinstance(found, dg.SkipReason) else found
-
-
 def test_the_index_is_seen_to_when_batches_brought_everything(world: World) -> None:
-    assert "somebody else" in str(after(world, world.load()))
+    assert "somebody else" in str(after_load(world.instance, world.load()))
     world.server.advance_batches(3)
     result = world.load(dict(world.requested().tags))
-    asked = after(world, result)
+    asked = after_load(world.instance, result)
     assert isinstance(asked, dg.RunRequest), asked
     assert asked.run_key == result.run_id
 
@@ -411,4 +401,4 @@ def test_the_index_is_seen_to_when_batches_brought_everything(world: World) -> N
 def test_the_index_waits_while_texts_wait(world: World) -> None:
     result = world.load({START: world.keys[0], END: world.keys[-1], "qbench/requested_by": "embedding_batches"})
     assert result.success
-    assert after(world, result) == "texts still wait in batches"
+    assert after_load(world.instance, result) == "texts still wait in batches"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -212,6 +213,17 @@ def test_the_sensor_asks_for_none_where_testrail_is_not_followed(
 ) -> None:
     monkeypatch.setenv(variable, value)
     assert world.tick() == (said, None)
+
+
+def test_a_clock_that_was_ahead_silences_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = time.time() + 30 * 86_400
+    assert isinstance(world.tick(str(ahead))[0], dg.RunRequest)
+    with monkeypatch.context() as patched:
+        patched.setattr(pulls.time, "time", lambda: ahead)
+        world.pull(full=True)
+    request, _ = world.tick()
+    assert isinstance(request, dg.RunRequest)
+    assert request.run_config["ops"] == {"testrail_mirror": {"config": {"full": True}}}
 
 
 def test_in_quiet_hours_only_a_full_pull_is_asked_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

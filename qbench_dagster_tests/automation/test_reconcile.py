@@ -18,9 +18,9 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._daemon.freshness import FreshnessDaemon
 from dagster._time import get_current_datetime
 
-from qbench_dagster.automation import index_after_loads
 from qbench_dagster.automation.reconcile import request_all
 from qbench_dagster.definitions import build_definitions
+from qbench_dagster_tests.assets.after import after_load
 from qbench_dagster_tests.automation.conftest import LOG
 from qbench_dagster_tests.automation.world import T0, World
 from qbench_dagster_tests.support import case, insert_cases, rows
@@ -37,17 +37,6 @@ def asked(world: World) -> dg.RunRequest:
     found = tick(world)
     assert isinstance(found, dg.RunRequest), found
     return found
-
-
-def after(world: World, result: dg.ExecuteInProcessResult) -> dg.RunRequest | str:
-    """What the sensor that watches loads makes of one that has ended."""
-    (ended,) = [event for event in result.all_events if event.event_type == dg.DagsterEventType.RUN_SUCCESS]
-    context = dg.build_run_status_sensor_context(
-        sensor_name="index_after_loads", dagster_event=ended, dagster_instance=world.instance,
-        dagster_run=result.dagster_run,
-    )  # fmt: skip
-    found: Any = index_after_loads(context)
-    return str(found.skip_message) if isinstance(found, dg.SkipReason) else found
 
 
 def test_what_updated_on_does_not_tell_is_found_at_night(world: World) -> None:
@@ -67,10 +56,10 @@ def test_what_updated_on_does_not_tell_is_found_at_night(world: World) -> None:
     assert world.titles()[15] == "Silent"
     seen = rows(world.database, "SELECT DISTINCT folder_structure, priority FROM store.test_documents")
     assert [(folder, priority) for folder, priority in seen] == [("Renamed", "High")]
-    follows = after(world, result)
+    follows = after_load(world.instance, result)
     assert isinstance(follows, dg.RunRequest)
     assert follows.run_key == result.run_id
-    assert after(world, world.runs[0]) == "somebody else asked for that run, and sees to the index"
+    assert after_load(world.instance, world.runs[0]) == "somebody else asked for that run, and sees to the index"
 
 
 def test_it_runs_once_and_not_before_a_person_has_loaded(empty_world: World) -> None:
@@ -100,6 +89,13 @@ def test_an_export_that_cannot_be_read_makes_a_run_that_says_so(world: World) ->
     request = asked(world)
     assert len(world.over([request])[0]) == 6
     assert not world.load(request.tags).success, "a night without comparison is red, not silent"
+
+
+def test_another_space_is_not_filled_unasked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QBENCH_DIMENSIONS", "32")
+    assert "the settings name space_lexical_32" in str(tick(world))
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:9/none")
+    assert asked(world), "of a database that cannot be asked the run says so"
 
 
 def schedule_of(definitions: dg.Definitions) -> dg.ScheduleDefinition:

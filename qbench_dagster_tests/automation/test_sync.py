@@ -13,8 +13,9 @@ import dagster as dg
 import pytest
 
 from qbench_dagster.automation import export_changes
-from qbench_dagster.partitions import RANGE_END, RANGE_START
-from qbench_dagster_tests.automation.world import T0, World, small_export
+from qbench_dagster.definitions import defs
+from qbench_dagster.partitions import RANGE_END, RANGE_START, SINGLE
+from qbench_dagster_tests.automation.world import QUIET, T0, World, small_export
 from qbench_dagster_tests.support import case, execute, insert_cases
 
 
@@ -218,10 +219,92 @@ def test_another_file_may_be_the_cure_and_a_persons_run_is_one(world: World, mon
     world.ahead = 0.0
     assert "in 20 minutes" in world.said(0)
     assert world.load().success
-    said = world.said(0)
-    assert said.startswith("succeeded: run ")
-    assert "started by hand" in said
+    assert "nothing new: 60 cases compared: 0 added, 0 changed, 0 gone" in world.said(0)
     assert world.remembered.asked is None
+    assert world.remembered.watermark == T0 + 1000
+
+
+def test_a_persons_run_that_did_not_read_the_export_is_no_cure(world: World) -> None:
+    world.edit(renamed(15))
+    [request] = world.asked()
+    world.instance.report_run_failed(world.make_run(request.tags))
+    world.ahead = 0.0
+    published = defs.resolve_job_def("load_cases").execute_in_process(
+        instance=world.instance, tags={SINGLE: world.keys[1]}, asset_selection=[dg.AssetKey("pg_tables")],
+        run_config=QUIET, raise_on_error=False,
+    )  # fmt: skip
+    assert published.success
+    assert world.titles()[15] == "Title 15"
+    [request] = world.asked(0)
+    assert world.load(request.tags).success
+    assert world.said(1).startswith("succeeded")
+    assert world.titles()[15] == "New 15"
+
+
+def test_what_was_landed_and_not_published_is_brought_in(world: World) -> None:
+    world.edit(renamed(15, 45))
+    assert world.load(job="land_cases").success, "as a plan does"
+    world.edit(renamed(25))
+    busy = world.make_run({SINGLE: world.keys[1]})
+    assert "1 changed, 0 gone; 2 partitions were landed and not published. Waits for" in world.said()
+    world.instance.report_run_canceled(busy)
+    requests = world.asked()
+    assert world.over(requests) == [["1", "2"], ["4"]]
+    for each in requests:
+        assert world.load(each.tags).success
+    assert world.said(1).startswith("succeeded")
+    assert {world.titles()[n] for n in (15, 25, 45)} == {"New 15", "New 25", "New 45"}
+
+
+def test_what_waits_though_its_runs_succeed_is_asked_for_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QBENCH_SYNC_PARTITIONS", "2")
+    world.edit(renamed(5, 15, 25, 35, 45))
+    assert world.load(job="land_cases").success
+    world.age()
+    over = []
+    for _ in range(3):
+        [request] = world.asked()
+        over += world.over([request])
+        world.make_run(request.tags, "SUCCESS")  # as where the texts wait in a batch
+    assert over == [["0", "1"], ["2", "3"], ["4"]]
+    assert world.said(1).startswith("succeeded")
+
+
+def test_a_range_that_was_deleted_is_not_asked_for_for_ever(world: World) -> None:
+    world.edit(renamed(15, 55))
+    requests = world.asked()
+    assert world.over(requests) == [["1"], ["5"]]
+    world.instance.delete_dynamic_partition("case_ranges", world.keys[5])
+    for each in world.asked(0):
+        assert world.load(each.tags).success
+    assert world.said(1).startswith("succeeded")
+    assert {world.titles()[n] for n in (15, 55)} == {"New 15", "New 55"}
+    assert world.remembered.asked is None
+
+
+def test_a_clock_that_was_ahead_is_forgotten(world: World) -> None:
+    assert "nothing new" in world.said(30 * 86_400)
+    world.ahead = 0.0
+    world.edit(renamed(15))
+    [request] = world.asked(0)
+    world.instance.report_run_failed(world.make_run(request.tags))
+    assert world.over(world.asked(-30 * 86_400)) == [["1"]], "by the clock of now that run failed in the future"
+
+
+def test_a_database_that_fails_while_it_is_asked_is_told(world: World) -> None:
+    execute(world.database, "ALTER TABLE landing.cases RENAME TO elsewhere")
+    world.edit(renamed(15))
+    assert world.said().startswith('not readable: relation "landing.cases" does not exist')
+
+
+def test_another_space_is_not_filled_unasked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QBENCH_DIMENSIONS", "32")
+    world.edit(renamed(15))
+    said = world.said()
+    assert said.startswith("nothing loaded yet: the settings name space_lexical_32")
+    assert "and reads are on space_lexical_64. `qbench run` fills it" in said
+    monkeypatch.setenv("QBENCH_DIMENSIONS", "64")
+    assert world.over(world.asked(0)) == [["1"]]
 
 
 def test_what_the_delete_guard_stopped_is_a_persons_decision(world: World) -> None:
@@ -245,7 +328,8 @@ def test_what_the_delete_guard_stopped_is_a_persons_decision(world: World) -> No
     assert world.load(
         config={name: {"config": {"allow_deletes": True}} for name in ("sqlite_cases", "pg_tables")}
     ).success
-    assert world.said(0).startswith("succeeded")
+    assert "0 added, 0 changed, 0 gone" in world.said(0)
+    assert world.remembered.asked is None
     assert len(world.titles()) == 80
 
 

@@ -112,7 +112,7 @@ def _lane(plan: Plan, lane: int) -> Iterator[Verdict]:
             if verdict.wrong:
                 _keep(plan, site, verdict, first)
             for run in range(first + 1, site.runs + 1):
-                shutil.rmtree(site.path / "runs" / str(run), ignore_errors=True)
+                shutil.rmtree(site.said / str(run), ignore_errors=True)
             yield verdict
 
 
@@ -120,7 +120,7 @@ def _keep(plan: Plan, site: Site, verdict: Verdict, first: int) -> None:
     """What there is to see of a fault that found something: the verdict, what the runs told, export, server's log."""
     folder = plan.evidence / f"{verdict.number}-{verdict.kind}"
     for run in range(first + 1, site.runs + 1):
-        shutil.copytree(site.path / "runs" / str(run), folder / "runs" / str(run))
+        shutil.copytree(site.said / str(run), folder / "runs" / str(run))
     about = {**verdict.as_json(), "seed": plan.seed, "cases": plan.cases, "states": plan.states, "pid": os.getpid()}
     (folder / "verdict.json").write_text(json.dumps(about, indent=2))
     for source in (site.export, site.path / "pg" / "log"):

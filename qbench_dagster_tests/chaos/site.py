@@ -79,6 +79,8 @@ class Site:
     """Use `new_site`. `state` is the number of the state that is published."""
 
     path: Path
+    said: Path
+    """What each run printed, by its number: on another disk, which is not full when `path`'s is."""
     partition_cases: int
     states: list[Path]
     proxy: Proxy
@@ -119,7 +121,7 @@ class Site:
     ) -> Run:
         """`qbench` with these arguments (`run` without any)."""
         self.runs += 1
-        folder = self.path / "runs" / str(self.runs)
+        folder = self.said / str(self.runs)
         asked = arguments or ("run", "--json")
         return self.starter.start(folder, asked, {**self.environment(database), **(extra or {})}, cold=cold)
 
@@ -224,6 +226,7 @@ def new_site(cases: int, states: int, seed: int, export: Path | None = None, *, 
     with ExitStack() as stack:
         path = Path(tempfile.mkdtemp(prefix="qbc"))  # short, for the limit of socket paths
         stack.callback(shutil.rmtree, path, ignore_errors=True)
+        said = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qbc")))
         small = _mount(path)
         if small:
             stack.callback(subprocess.run, ["umount", "-l", str(path)], check=False)
@@ -233,7 +236,7 @@ def new_site(cases: int, states: int, seed: int, export: Path | None = None, *, 
         where = parse_qs(urlsplit(server).query)
         proxy = stack.enter_context(Proxy(Path(where["host"][0]) / f".s.PGSQL.{where['port'][0]}"))
         site = Site(
-            path, max(1, cases // partitions), write_states(path, states, cases, seed, export), proxy,
+            path, said, max(1, cases // partitions), write_states(path, states, cases, seed, export), proxy,
             stack.enter_context(OpenAIServer(latency_s=0.01)), stack.enter_context(Starter()), small,
         )  # fmt: skip
         _prepare(site)

@@ -12,7 +12,7 @@ from qbench_dagster_tests.chaos.fault import FAILED, Draw, Fault, moment, nothin
 from qbench_dagster_tests.chaos.site import Site
 from qbench_dagster_tests.openai_server import Fault as Answer
 
-UNUSABLE = r"damaged|not a SQLite database|cannot be read|cut off|no table|is empty"
+UNUSABLE = r"damaged|not a SQLite database|cannot be read|cut off|no table|is empty|written over"
 WAITED_FOR_S = 1.5
 """How long a lock is held: a run waits 30 s for it."""
 

@@ -74,7 +74,11 @@ def test_what_differs_ends_with_1(source: str, tmp_path: Path, fresh_url: str, m
         connection.execute("UPDATE store.test_documents SET title = 'Planted' WHERE test_case_id = 2")  # type: ignore[attr-defined]
         return hashed(connection, *arguments)  # type: ignore[arg-type]
 
+    def unusable(_: object) -> object:
+        raise AssertionError("the verdict is not to wait for what may fail")
+
     monkeypatch.setattr(restoring, "table_states", planted)
+    monkeypatch.setattr(restoring, "Database", unusable)
     out, said = qbench(tmp_path, fresh_url, "restore", str(tmp_path / "b"), "--json", code=1)
     told = "store.test_documents has as many rows as it had (2), and at least one of them differs"
     assert (json.loads(out)["equal"], json.loads(out)["different"]) == (False, [told])

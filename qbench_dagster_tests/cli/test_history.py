@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from qbench_dagster.adapters.history import PublishingRun, finish_run
 from qbench_dagster.adapters.postgres import Database, ensure_database
 from qbench_dagster.cli import app
 from qbench_dagster_tests.adapters.syncs import Source
@@ -36,7 +37,7 @@ def source(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Sour
     found.edit(2, preconditions="\n".join(f"Row {n}" for n in range(30)))
     found.cases[31] = case(31, "New")
     del found.cases[3]
-    found.sync()
+    found.sync(finish=False)
     return found
 
 
@@ -101,6 +102,8 @@ def test_what_a_case_says_is_only_text(source: Source, qbench) -> None:  # type:
 
 def test_rollback_shows_what_it_would_do_and_does_it_with_yes(source: Source, qbench) -> None:  # type: ignore[no-untyped-def]
     sync_id = source.newest
+    assert "is not finished: its run goes on" in qbench("rollback", str(sync_id), code=1).err
+    finish_run(source.database, PublishingRun("run-2", "tester"), 90)
     told = qbench("rollback", str(sync_id)).out
     assert "undoing it: 1 case leave, 2 change back, 1 come back" in told
     assert "C31 leaves  New" in told
@@ -143,11 +146,26 @@ def test_force_gives_up_what_changed_since(source: Source, qbench) -> None:  # t
     assert rows(source.database, "SELECT title FROM store.test_documents WHERE test_case_id = 1") == [("Log in 1",)]
 
 
+def test_holds_are_let_go_with_release(source: Source, qbench) -> None:  # type: ignore[no-untyped-def]
+    made = source.newest
+    assert f"or: qbench rollback {made} --release)" in qbench("history").out
+    told = qbench("rollback", str(made), "--release").out
+    assert f"sync {made} holds 4 cases; " in told
+    assert f"To do it: qbench rollback {made} --release --yes" in told
+    assert len(qbench("history", "--json").json()["holds"]) == 1
+    done = qbench("rollback", str(made), "--release", "--yes", "--json").json()
+    assert done == {"sync": made, "cases": 4, "released": True}
+    assert qbench("history", "--json").json()["holds"] == []
+    assert source.newest == made
+    assert "There is no sync 999999" in qbench("rollback", "999999", "--release", code=2).err
+
+
 def test_purge_says_what_it_deleted(source: Source, qbench) -> None:  # type: ignore[no-untyped-def]
     assert "purged: 0 syncs with 0 changes, 0 versions; older than 90 days" in qbench("history", "--purge").out
     execute(
         source.database,
-        "UPDATE store.sync_runs SET started_at = now() - interval '91 days' WHERE id < %s",
+        "UPDATE store.sync_runs SET started_at = started_at - interval '91 days', "
+        "finished_at = finished_at - interval '91 days' WHERE id < %s",
         source.newest,
     )
     purged = qbench("history", "--purge", "--json").json()

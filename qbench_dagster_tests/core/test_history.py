@@ -123,4 +123,8 @@ def test_only_what_changed_since_can_be_forced() -> None:
     assert "30 of its cases changed again since (1 by sync 13, 2 by someone outside of any sync, and 28 more)" in said
     assert "--force" in said
     assert later.objections(force=True) == []
+    going = replace(PLAN, sync=replace(SYNC, finished_at=None))
+    (said,) = going.objections()
+    assert "Sync 12 is not finished" in said
+    assert going.objections(force=True) == []
     assert replace(later, refusals=["no"]).objections(force=True) == ["no"]

@@ -195,6 +195,8 @@ def test_every_reason_to_wait_in_its_order() -> None:
     assert first_reason(seen, rules=quiet, clock="23:00", fate=lost) is State.QUIET
     assert first_reason(seen, fate=lost, file=None) is None
     assert first_reason(seen, file=None) is State.EARLY
+    assert first_reason(replace(seen, looked_at=NOW), file=None) is State.EARLY
+    assert first_reason(replace(seen, looked_at=NOW + 1), file=None) is State.MISSING, "the clock was ahead"
     assert first_reason(old, file=None) is State.MISSING
     assert first_reason(seen, fate=due, file=None) is State.MISSING
     assert first_reason(old) is State.NOTHING_NEW

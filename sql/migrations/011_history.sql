@@ -72,5 +72,6 @@ UNION ALL
 SELECT case_id, reason, detail FROM landing.rejected_rows
 UNION ALL
 SELECT test_case_id, 'rolled_back',
-       format('the sync that added it was undone by sync %s; to publish it all the same: qbench rollback %s', sync_id, sync_id)
+       format('the sync that added it was undone by sync %s; to publish it all the same: qbench rollback %s %srelease',
+              sync_id, sync_id, repeat('-', 2))  -- two dashes in a literal would begin a comment for who fills this in
 FROM store.holds WHERE NOT published;
