@@ -86,6 +86,7 @@ def run(arguments: argparse.Namespace, folder: Path, tell: Tell) -> dict[str, An
         "command": f"python -m benchmarks.search --rows {arguments.rows} --common-rows {arguments.common_rows} "
         f"--dimensions {arguments.dimensions} --queries {arguments.queries} --structure {arguments.structure}",
         "structure": arguments.structure,
+        "remark": arguments.remark,
         "cores": os.cpu_count(),
         "memory_gib": psutil.virtual_memory().total / 2**30,
         "target_recall": TARGET_RECALL,
@@ -198,6 +199,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--again", type=Path, help="measure what a run with --keep left in that folder")
     parser.add_argument("--page", type=Path, help="write the page there (a whole run: one of docs/)")
     parser.add_argument("--quick", action="store_true", help="20,000 and 5,000 rows: shows that it runs, not how fast")
+    parser.add_argument("--remark", default="", help="what a reader of the page should know: what else ran meanwhile")
     parser.add_argument("--render", action="store_true", help="write the page anew from the results beside it")
     arguments = parser.parse_args()
     if arguments.quick:

@@ -71,6 +71,8 @@ def render(results: Results, page: Path) -> None:
     plots = draw(results, page)
     large, common = results["large"], results["common"]
     lines = [f"# Search: {results['structure']} vectors", "", _about(results), ""]
+    if results.get("remark"):
+        lines += [f"**{results['remark']}**", ""]
     if not results["full"]:
         lines += ["**A partial run: not the sizes that the targets are about.**", ""]
     lines += ["## Targets", "", *_table(("", "target", "measured", "reached"), _targets(results)), ""]
