@@ -201,7 +201,8 @@ def test_runs_indexes_and_cut_overs_beside_each_other(clean_database: Database, 
         ended.set()
         built, moves, undone = [each.result() for each in upkeep]
     assert reader.wrong == []
-    assert min(reader.reads, built, moves, undone, *written) > 0, "all of them were at it"
+    # Of the two runs one may come second everywhere, and find everything published.
+    assert min(reader.reads, built, moves, undone, sum(written)) > 0, "all of them were at it"
     execute(clean_database, "DELETE FROM store.held_cases")  # what was undone stays so otherwise
     run_pipeline(clean_database, two, target=20, keys=keys)
     assert rows(clean_database, PUBLISHED) == expected, "one more run, and it is what a clean load is"
